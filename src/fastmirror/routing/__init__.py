@@ -1,0 +1,57 @@
+"""What "who has it" means.
+
+Nouns: Peer, Router. Every implementation passes ``tests/kit/router_conformance.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from typing import NamedTuple, Protocol
+
+from fastmirror.oci.digest import Digest
+from fastmirror.oci.reference import Reference
+
+Key = Digest | Reference
+"""What is advertised and looked up: content by digest, or an image by its tag."""
+
+
+class Peer(NamedTuple):
+    """Another fastmirror: where its peer listener answers. Two peers are one if their addresses are equal."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Holder(NamedTuple):
+    """A peer that says it has some content, and the size in bytes if it said that too."""
+
+    peer: Peer
+    size: int | None = None
+
+
+class Router(Protocol):
+    """Finds holders and says what this node holds. Never raises for a peer's fault: it finds fewer holders."""
+
+    def find(self, key: Key) -> AsyncIterator[Holder]:
+        """Holders other than this node, each once, best first, as they become known; ends when no more will come.
+
+        Bounded in time by ``lookup_timeout``. ``aclose()`` (or cancelling the reader) stops the look-up at once.
+        """
+
+    def advertise(self, keys: Iterable[Key]) -> None:
+        """This node now serves these keys."""
+
+    def withdraw(self, keys: Iterable[Key]) -> None:
+        """This node does not serve these keys any more; keys it never advertised are ignored."""
+
+    def peers(self) -> list[Peer]:
+        """The other nodes that are known, whatever their state."""
+
+    async def run(self) -> None:
+        """Keep the view of the other nodes current until cancelled."""
+
+    async def close(self) -> None:
+        """Withdraw everything and release connections; idempotent."""
