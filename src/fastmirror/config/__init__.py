@@ -1,0 +1,98 @@
+"""The settings: one type that flags, environment, TOML file, ``--help`` and the docs page are made from.
+
+A section goes whole to the part that it configures. Field names are unique over all sections: they are the TOML
+keys, and with dashes the flags, and in capitals after ``FASTMIRROR_`` the environment variables.
+Durations are seconds, sizes are bytes. ``config.load`` reads the sources, ``config.check`` judges single values.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from fastmirror.config import check
+
+Seconds = Annotated[float, Meta(gt=0, le=86400, extra={"parse": check.seconds, "form": "seconds"})]
+Bytes = Annotated[int, Meta(ge=1, extra={"parse": check.size, "form": "bytes"})]
+Count = Annotated[int, Meta(ge=1, le=1_000_000, extra={"form": "count"})]
+ListenAddress = Annotated[str, Meta(extra={"check": check.address, "form": "HOST:PORT"})]
+PeerAddress = Annotated[str, Meta(extra={"check": check.peer, "form": "HOST:PORT"})]
+RegistryHost = Annotated[str, Meta(extra={"check": check.registry, "form": "HOST"})]
+StoreText = Annotated[str, Meta(extra={"check": check.store, "break": check.STORE_BREAK, "form": "STORE"})]
+Pattern = Annotated[str, Meta(extra={"check": check.pattern, "form": "PATTERN"})]
+Directory = Annotated[str, Meta(extra={"form": "DIR"})]
+
+
+def _help(text: str) -> Meta:
+    return Meta(description=text)
+
+
+class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The listeners."""
+
+    registry_addr: Annotated[ListenAddress, _help("listener for this node's clients (containerd); may fetch from peers")] = (
+        "127.0.0.1:5000"
+    )
+    peer_addr: Annotated[ListenAddress, _help("listener for other nodes; serves only what is here")] = "0.0.0.0:5001"
+    admin_addr: Annotated[ListenAddress, _help("listener for /livez, /readyz and /metrics")] = "127.0.0.1:5002"
+    default_registry: Annotated[RegistryHost, _help("registry that requests without ns= mean, such as docker.io")] = ""
+    max_connections: Annotated[Count, _help("open client connections, both listeners together")] = 2048
+    max_connections_per_address: Annotated[
+        Count, _help("open connections of one remote address; this node's own addresses are exempt")
+    ] = 256
+    header_timeout: Annotated[Seconds, _help("time a request head may take to arrive")] = 10.0
+    idle_timeout: Annotated[Seconds, _help("time a kept connection may be idle")] = 75.0
+    drain_timeout: Annotated[Seconds, _help("time that running transfers get after SIGTERM")] = 25.0
+
+
+class StoreSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What is served."""
+
+    store: Annotated[
+        tuple[StoreText, ...], Meta(min_length=1), _help("oci:DIR; may be given several times, asked in order")
+    ] = ("oci:./fastmirror-data",)
+    allow: Annotated[
+        tuple[Pattern, ...], _help("serve only content of these registries or repositories (docker.io, quay.io/team/*)")
+    ] = ()
+    deny: Annotated[
+        tuple[Pattern, ...], _help("never serve content that only these registries or repositories have")
+    ] = ()
+
+
+class FetchSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Fetching from other nodes."""
+
+    peers: Annotated[tuple[PeerAddress, ...], _help("other nodes' peer listeners")] = ()
+    lookup_timeout: Annotated[Seconds, _help("time to find who has some content")] = 0.2
+    connect_timeout: Annotated[Seconds, _help("time to connect to a peer")] = 0.25
+    first_byte_timeout: Annotated[Seconds, _help("time until a peer's answer begins")] = 0.5
+    stall_timeout: Annotated[Seconds, _help("time without a new byte before another peer goes on")] = 0.5
+    max_fetches: Annotated[Count, _help("blobs fetched at the same time; more get 404")] = 64
+    whole_bytes: Annotated[Bytes, _help("blobs up to this size are verified whole before the first byte goes out")] = (
+        8 * 1024 * 1024
+    )
+    holdback_bytes: Annotated[Bytes, _help("last bytes of larger blobs, withheld until the digest is right")] = 1024 * 1024
+    spool_dir: Annotated[
+        Directory, _help("directory for blobs on their way; empty: below the first store, else the system's")
+    ] = ""
+    spool_bytes: Annotated[Bytes, _help("disk space for blobs on their way; when it is used up more get 404")] = (
+        16 * 1024 * 1024 * 1024
+    )
+    grace: Annotated[Seconds, _help("time a fetched blob stays for further readers")] = 5.0
+
+
+class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Logs: JSON lines on stderr."""
+
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], _help("least level that is logged")] = "info"
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything ``fastmirror serve`` can be told."""
+
+    serve: ServeSettings = ServeSettings()
+    stores: StoreSettings = StoreSettings()
+    fetch: FetchSettings = FetchSettings()
+    log: LogSettings = LogSettings()

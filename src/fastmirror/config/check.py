@@ -1,0 +1,116 @@
+"""What single values must look like, beyond their type. Pure; each check raises ValueError with what it wanted."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Final, NamedTuple
+
+_DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)", re.ASCII)
+_SIZE: Final = re.compile(r"([0-9]+)([KMGT])iB?", re.ASCII)
+_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_BYTES: Final = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?"
+_HOST: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?", re.ASCII)
+_PORT: Final = re.compile(r"[0-9]{1,5}", re.ASCII)
+_PATTERN: Final = re.compile(r"[a-z0-9*_\[](?:[a-z0-9._:\[\]*-]|/(?!/|$))*", re.ASCII)
+STORE_KINDS: Final = ("oci",)
+STORE_BREAK: Final = re.compile(r",(?=[a-z]+:)", re.ASCII)
+"""Where a list of stores is divided: a store may itself have commas (options, directory names)."""
+
+
+class Address(NamedTuple):
+    """Where a listener is or shall be. ``str()`` gives back ``HOST:PORT``, IPv6 in brackets."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class StoreAddress(NamedTuple):
+    """Which implementation of BlobStore, and where."""
+
+    kind: str
+    path: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.path}"
+
+
+def seconds(text: str) -> float | str:
+    """``500ms``, ``10s``, ``2m`` and ``1h`` as seconds; other text as it is (a plain number means seconds)."""
+    match = _DURATION.fullmatch(text)
+    return float(match[1]) * _SECONDS[match[2]] if match else text
+
+
+def size(text: str) -> int | str:
+    """``64KiB``, ``8MiB``, ``16Gi`` as bytes; other text as it is (a plain number means bytes)."""
+    match = _SIZE.fullmatch(text)
+    return int(match[1]) * _BYTES[match[2]] if match and len(text) < 20 else text
+
+
+def address(text: str) -> Address:
+    """``HOST:PORT``: a name, an IPv4 address, or an IPv6 address in brackets. Port 0 lets the system choose."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not host:
+        raise ValueError("expected HOST:PORT, such as 127.0.0.1:5000 or 0.0.0.0:5000 for all addresses")
+    if _PORT.fullmatch(port) is None or int(port) > 65535:
+        raise ValueError("expected HOST:PORT with a port from 0 to 65535")
+    return Address(_host(host), int(port))
+
+
+def peer(text: str) -> Address:
+    """An address that can be connected to: :func:`address` without port 0."""
+    found = address(text)
+    if found.port == 0:
+        raise ValueError("expected HOST:PORT of another node's peer listener; port 0 cannot be connected to")
+    return found
+
+
+def _host(host: str) -> str:
+    if host.startswith("[") and host.endswith("]"):
+        try:
+            return str(ipaddress.IPv6Address(host[1:-1]))
+        except ValueError:
+            raise ValueError("expected an IPv6 address between the brackets") from None
+    if ":" in host:
+        raise ValueError("expected HOST:PORT; an IPv6 address goes in brackets, such as [::1]:5000")
+    if _HOST.fullmatch(host) is None or len(host) > 253:
+        raise ValueError("expected HOST:PORT, with a name or an address as HOST")
+    return host
+
+
+def store(text: str) -> StoreAddress:
+    """``KIND:PLACE``, such as ``oci:./fastmirror-data``."""
+    kind, colon, path = text.partition(":")
+    if not colon and text:
+        raise ValueError(f"expected oci:DIR; for an OCI image layout directory write oci:{text}")
+    if kind not in STORE_KINDS:
+        raise ValueError("expected oci:DIR")
+    if not path or "\0" in path:
+        raise ValueError("expected oci:DIR with a directory after the colon")
+    return StoreAddress(kind, path)
+
+
+def registry(text: str) -> str:
+    """A registry's host with an optional port, or nothing."""
+    if text:
+        if "/" in text:
+            raise ValueError("expected only a host such as docker.io or registry.example:5000, without scheme or path")
+        host, colon, port = text.rpartition(":")
+        if host and colon and "]" not in port:
+            address(text)
+        else:
+            _host(text)
+    return text
+
+
+def pattern(text: str) -> str:
+    """A registry, or a registry and a repository, where ``*`` stands for any characters."""
+    if "://" in text:
+        raise ValueError("expected a registry or repository such as docker.io or quay.io/team/*, without a scheme")
+    if _PATTERN.fullmatch(text) is None:
+        raise ValueError("expected a registry or repository in lower case, such as docker.io or quay.io/team/*")
+    return text
