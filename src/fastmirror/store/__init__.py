@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 from fastmirror.oci.descriptor import Descriptor
 from fastmirror.oci.digest import Digest
@@ -45,7 +45,7 @@ class Blob:
             fd, self.fd = self.fd, -1
             os.close(fd)
 
-    def __enter__(self) -> Blob:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
