@@ -1,0 +1,366 @@
+"""One accepted HTTP/1.1 connection: replies leave by sendmsg and sendfile, on the loop's thread.
+
+Source: RFC 9112; sendfile(2), tcp(7).
+"""
+
+from os import close as os_close
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.errno cimport EAGAIN, ECONNRESET, EPIPE, ETIMEDOUT
+from posix.types cimport off_t
+
+from fastmirror._native.endpoint cimport Endpoint, Reply
+from fastmirror._native.requests cimport Refusal, Request, RequestReader
+
+
+cdef extern from "wire.h" nogil:
+    ssize_t wire_send(int fd, const char *a, size_t an, const char *b, size_t bn, const char *c, size_t cn, int more)
+    ssize_t wire_sendfile(int fd, int file, off_t offset, size_t count)
+    ssize_t wire_recv(int fd, char *buffer, size_t size)
+    ssize_t wire_discard(int fd, size_t size)
+    void wire_nodelay(int fd)
+    void wire_notsent_lowat(int fd, int bytes)
+    void wire_fin(int fd)
+
+
+cdef enum:
+    RECEIVE = 65536              # bytes of one recv
+    SHARED_TURN = 524288         # bytes of one sendfile when several connections want to send
+    LONE_TURN = 0x7ffff000       # Linux moves at most this much in one sendfile, sendfile(2)
+    RANGE_LOWAT = 131072         # unsent bytes the kernel may hold for a range: its reader often leaves early
+    LINGER_SECONDS = 3           # how long input is thrown away after our FIN, so that close() sends no RST
+    STALL_SECONDS = 600          # a client that takes no byte for so long is gone
+    ANSWER_LIMIT = 4096          # answers that are kept for equal requests
+
+cdef char receive_buffer[RECEIVE]    # only the loop's thread receives requests
+
+
+cdef class Connection:
+    """One client connection, from accept to close. All methods run on the loop's thread.
+
+    Invariants  The descriptor is owned: closed once, after its reader and writer were removed from the loop.
+                A reply's body is owned from ``begin`` on and closed when the reply is over, however it ends.
+                Replies leave in the order of the requests; one is being sent at a time.
+                The connection ends by FIN: input is read to its end (or thrown away for a while) before close().
+    """
+
+    def __cinit__(self, Endpoint endpoint not None, int fd, str client not None):
+        self.endpoint = endpoint
+        self.client = client
+        self.fd = fd
+        self.requests = RequestReader(client)
+        self.since = self.requests.head_since = endpoint.now
+        wire_nodelay(fd)
+        endpoint.stats.accepted += 1
+        endpoint.connections.add(self)
+        self.want_read(True)
+
+    # ---- input
+
+    def on_readable(self):
+        self.read()
+
+    cdef void read(self):
+        cdef ssize_t n
+        cdef Py_ssize_t used
+        cdef bint discard = self.lingering or self.requests.stopped
+        if self.fd < 0:
+            return
+        n = wire_discard(self.fd, 16 * RECEIVE) if discard else wire_recv(self.fd, receive_buffer, RECEIVE)
+        if n == -EAGAIN:
+            return
+        if n < 0:
+            self.drop()
+        elif n == 0:
+            self.eof = True
+            self.want_read(False)
+            if self.lingering or not (self.busy or self.requests.queue):
+                self.close()
+        elif not discard:
+            data = PyBytes_FromStringAndSize(receive_buffer, n)
+            used = self.requests.feed(data, self.endpoint.now)
+            if used < n and not self.requests.stopped:
+                self.stash = data[used:]
+                self.want_read(False)
+            self.pump()
+
+    # ---- output
+
+    def on_writable(self):
+        self.pump()
+
+    def wake(self):
+        """A body that had nothing to send has something now, or has ended."""
+        self.parked = False
+        self.pump()
+
+    def deliver(self, Reply reply not None):
+        self.task = None
+        request, self.request = self.request, None
+        self.reply_to(request, reply)
+        self.pump()
+
+    cdef void pump(self):
+        """Send what can be sent and answer what waits, until the socket or a body or an answer has to be waited for."""
+        cdef Py_ssize_t used
+        if self.pumping or self.parked or self.task is not None:
+            return
+        self.pumping = True
+        try:
+            while self.fd >= 0 and not self.lingering:
+                if self.busy:
+                    if self.out is not None and not self.send_out():
+                        break
+                    if self.body is not None and not self.send_file():
+                        break
+                    self.finish()
+                elif self.requests.queue:
+                    self.next_request()
+                    if self.task is not None:
+                        break
+                elif self.stash is not None and not self.requests.stopped:
+                    used = self.requests.feed(self.stash, self.endpoint.now)
+                    self.stash = self.stash[used:] if used < PyBytes_GET_SIZE(self.stash) else None
+                    if self.stash is None and not self.eof:
+                        self.want_read(True)
+                else:
+                    break
+        finally:
+            self.pumping = False
+        if self.fd >= 0 and not (self.lingering or self.busy):
+            self.want_write(False)
+            if self.eof:
+                self.close()
+            elif self.last:
+                self.hang_up()
+
+    cdef void next_request(self):
+        entry = self.requests.queue.popleft()
+        self.busy = True
+        self.since = self.endpoint.now
+        self.endpoint.stats.requests += 1
+        if type(entry) is Refusal:
+            self.endpoint.stats.refused += 1
+            self.begin(self.endpoint.refuse(entry), False, not (<Refusal>entry).close, False)
+            return
+        request = <Request>entry
+        if request.range is None:
+            kept = self.endpoint.answers.get(request.raw_target)
+            if kept is not None:
+                self.endpoint.stats.cached += 1
+                self.begin(<Reply>kept, request.method == "HEAD", request.keep_alive, False)
+                return
+        answer = self.endpoint.answer(request)
+        if type(answer) is Reply:
+            self.reply_to(request, <Reply>answer)
+        else:
+            self.want_write(False)
+            self.request = request
+            self.task = self.endpoint.spawn(answer, self)
+
+    cdef void reply_to(self, Request request, Reply reply):
+        if self.fd < 0 or self.lingering or request is None:
+            if reply.body is not None:
+                reply.body.close()
+            if reply.done is not None:
+                reply.done(0, False)
+            return
+        if reply.cacheable:
+            if len(self.endpoint.answers) >= ANSWER_LIMIT:
+                self.endpoint.answers.clear()
+            self.endpoint.answers[request.raw_target] = Reply(reply.head, reply.content)
+        self.begin(reply, request.method == "HEAD", request.keep_alive, request.range is not None)
+
+    cdef void begin(self, Reply reply, bint is_head, bint keep_alive, bint ranged):
+        cdef bytes content = b"" if is_head else reply.content
+        cdef bint more = False
+        self.reply = reply
+        self.close_after = reply.close or self.last or not keep_alive
+        if reply.body is not None and not is_head and reply.stop > reply.start:
+            self.body = reply.body
+            self.body_fd = self.body.fileno()
+            self.start = self.pos = reply.start
+            self.stop = reply.stop
+            self.endpoint.pace.sending += 1
+            more = self.body.available(self.pos) > 0
+            if ranged != self.lowat:
+                self.lowat = ranged
+                wire_notsent_lowat(self.fd, RANGE_LOWAT if ranged else 0)
+        else:
+            if reply.body is not None:
+                reply.body.close()
+            self.start = 0
+            self.pos = self.stop = PyBytes_GET_SIZE(content)
+        self.send_parts(reply.head, self.endpoint.tail_close if self.close_after else self.endpoint.tail, content, more)
+
+    cdef bint send_parts(self, bytes head, bytes tail, bytes content, bint more):
+        """Send a head and a small body in one call; what the socket does not take is kept in ``out``."""
+        cdef Py_ssize_t hn = PyBytes_GET_SIZE(head), tn = PyBytes_GET_SIZE(tail), cn = PyBytes_GET_SIZE(content)
+        cdef ssize_t n = wire_send(self.fd, PyBytes_AS_STRING(head), hn, PyBytes_AS_STRING(tail), tn,
+                                   PyBytes_AS_STRING(content), cn, more)
+        if n == hn + tn + cn:
+            return True
+        if n < 0 and n != -EAGAIN:
+            self.drop()
+            return False
+        self.out = head + tail + content
+        self.out_pos = n if n > 0 else 0
+        return False
+
+    cdef bint send_out(self):
+        cdef bytes out = self.out
+        cdef Py_ssize_t left = PyBytes_GET_SIZE(out) - self.out_pos
+        cdef ssize_t n = wire_send(self.fd, PyBytes_AS_STRING(out) + self.out_pos, left, NULL, 0, NULL, 0, False)
+        if n == left:
+            self.out = None
+            return True
+        if n < 0 and n != -EAGAIN:
+            self.drop()
+            return False
+        if n > 0:
+            self.out_pos += n
+            self.since = self.endpoint.now
+        self.want_write(True)
+        return False
+
+    cdef bint send_file(self):
+        """One turn of sendfile. True when the whole body has left; else the connection waits, parks or has ended."""
+        cdef long long may
+        cdef ssize_t n
+        while True:
+            may = self.body.available(self.pos)
+            if may < 0:
+                self.endpoint.stats.hangups += 1
+                self.hang_up()
+                return False
+            if may == 0:
+                self.want_write(False)
+                self.parked = True
+                self.body.wait(self.pos, self.wake)
+                return False
+            may = min(may, self.stop - self.pos)
+            may = min(may, SHARED_TURN if self.endpoint.pace.sending > 1 else LONE_TURN)
+            n = wire_sendfile(self.fd, self.body_fd, self.pos, may)
+            if n == -EAGAIN:
+                self.want_write(True)
+                return False
+            if n == -EPIPE or n == -ECONNRESET or n == -ETIMEDOUT:
+                self.drop()
+                return False
+            if n <= 0:    # 0: the file was cut; others: the disk failed. Either way the length cannot be met.
+                self.endpoint.stats.truncated += 1
+                self.endpoint.stats.hangups += 1
+                self.hang_up()
+                return False
+            self.pos += n
+            self.since = self.endpoint.now
+            self.endpoint.stats.body_bytes += n
+            if self.pos == self.stop:
+                return True
+            # Partly sent: the socket is full, another call would only meet EAGAIN. All sent: the turn is over,
+            # unless it ended at the frontier of a body that is still growing.
+            if n < may or self.body.available(self.pos) > 0:
+                self.want_write(True)
+                return False
+
+    cdef void finish(self):
+        cdef bint close_after = self.close_after
+        self.release(True)
+        if close_after:
+            self.hang_up()
+
+    cdef void release(self, bint complete):
+        """Give up what belongs to the reply that is being sent, and say how it went."""
+        reply, self.reply = self.reply, None
+        body, self.body = self.body, None
+        self.out = None
+        self.busy = self.parked = self.close_after = False
+        if body is not None:
+            self.endpoint.pace.sending -= 1
+            body.close()
+        if reply is not None and reply.done is not None:
+            reply.done(self.pos - self.start, complete)
+
+    # ---- the socket
+
+    cdef void want_write(self, bint on):
+        if on != self.writing and self.fd >= 0:
+            self.writing = on
+            if on:
+                self.endpoint.loop.add_writer(self.fd, self.on_writable)
+            else:
+                self.endpoint.loop.remove_writer(self.fd)
+
+    cdef void want_read(self, bint on):
+        if on != self.reading and self.fd >= 0:
+            self.reading = on
+            if on:
+                self.endpoint.loop.add_reader(self.fd, self.on_readable)
+            else:
+                self.endpoint.loop.remove_reader(self.fd)
+
+    cdef void drop(self):
+        """The client is gone in mid-request or mid-reply: normal for containerd's parallel fetch, not an error."""
+        if self.busy or self.requests.queue:
+            self.endpoint.stats.clients_left += 1
+        self.close()
+
+    def retire(self):
+        self.last = True
+        self.requests.stopped = True
+        if not (self.busy or self.requests.queue or self.fd < 0):
+            self.hang_up()
+
+    def hang_up(self):
+        if self.fd < 0 or self.lingering:
+            return
+        self.lingering = True
+        self.since = self.endpoint.now
+        self.want_write(False)
+        self.abandon()
+        wire_fin(self.fd)
+        if self.eof:
+            self.close()
+        else:
+            self.want_read(True)
+            self.read()
+
+    def close(self):
+        if self.fd < 0:
+            return
+        self.want_read(False)
+        self.want_write(False)
+        fd, self.fd = self.fd, -1
+        os_close(fd)
+        self.endpoint.stats.closed += 1
+        self.endpoint.connections.discard(self)
+        self.abandon()
+        self.endpoint.closed(self)
+
+    cdef void abandon(self):
+        task, self.task = self.task, None
+        self.request = None
+        if task is not None:
+            task.cancel()
+        if self.busy:
+            self.release(False)
+        self.requests.queue.clear()
+        self.stash = None
+
+    def expire(self, double header_seconds, double idle_seconds):
+        cdef double idle = self.endpoint.now - self.since
+        if self.lingering:
+            if idle > LINGER_SECONDS:
+                self.close()
+        elif self.busy or self.requests.queue:
+            if self.writing and idle > STALL_SECONDS:
+                self.hang_up()
+        elif self.requests.head_bytes or not self.requests.complete:
+            if self.endpoint.now - self.requests.head_since > header_seconds:
+                self.hang_up()
+        elif idle > idle_seconds:
+            self.hang_up()
+
+    @property
+    def idle(self):
+        return not (self.busy or self.requests.queue or self.lingering)

@@ -1,0 +1,156 @@
+"""Requests out of received bytes: httptools behind the limits that it does not have.
+
+Source: RFC 9112 sections 2 to 6; llhttp's callbacks as httptools gives them.
+"""
+
+from collections import deque
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+
+from cpython.bytes cimport PyBytes_GET_SIZE
+
+
+cdef enum:
+    TARGET_LIMIT = 8192     # bytes of a request target; more: 414
+    HEAD_LIMIT = 32768      # bytes of a request head; more: 431
+    FIELD_LIMIT = 100       # header fields; more: 431
+    SLICE = 4096            # what the parser is fed at once, so that the limits are met between two slices
+    QUEUE_LIMIT = 32        # pipelined requests that wait; more stay unparsed
+
+
+cdef class Request:
+    """One parsed request without a body; the attributes are described in the stub."""
+
+    def __cinit__(self, str method, bytes raw_target not None, bytes range, bytes if_range, bint keep_alive,
+                  str client):
+        self.method = method
+        self.raw_target = raw_target
+        self.range = range
+        self.if_range = if_range
+        self.keep_alive = keep_alive
+        self.client = client
+
+    @property
+    def target(self):
+        return self.raw_target.decode("latin-1")
+
+
+cdef class Refusal:
+    """A request that is answered with an error: HTTP status, reason for the client, and whether to close after it."""
+
+    def __cinit__(self, int status, str message, bint close):
+        self.status = status
+        self.message = message
+        self.close = close
+
+
+cdef class RequestReader:
+    """The requests of one connection, in order, in ``queue``: each a Request or a Refusal.
+
+    Invariants  At most QUEUE_LIMIT requests and those of one more slice wait in ``queue``.
+                Nothing is parsed after ``stopped``: what follows on the connection is thrown away by its owner.
+                An error never loses the requests that were complete before it.
+    """
+
+    def __cinit__(self, str client):
+        self.client = client
+        self.queue = deque()
+        self.parser = HttpRequestParser(self)
+        self.url = b""
+
+    cdef Py_ssize_t feed(self, bytes data, double now) except -1:
+        """Parse; returns how many bytes were used: fewer than given when the queue is full or reading has stopped."""
+        cdef Py_ssize_t at = 0, size = PyBytes_GET_SIZE(data), step
+        while at < size and not self.stopped and len(self.queue) < QUEUE_LIMIT:
+            if self.head_bytes > HEAD_LIMIT:
+                self.refuse(431, "request head is larger than 32 KiB")
+                break
+            if self.head_bytes == 0:
+                self.head_since = now
+            step = min(size - at, SLICE if not self.queue else SLICE // 4)
+            self.head_bytes += step
+            try:
+                self.parser.feed_data(data if step == size else data[at:at + step])
+            except HttpParserUpgrade:
+                self.stopped = True    # answered as an ordinary request; what follows is not HTTP/1.1 to us
+            except HttpParserError:
+                self.refuse(400, "malformed HTTP")
+            at += step
+        return at
+
+    cdef void refuse(self, int status, str message):
+        """Answer with an error after what is queued, read no further request, and end the connection."""
+        if not self.stopped:
+            self.stopped = True
+            self.queue.append(Refusal(status, message, True))
+
+    def on_message_begin(self):
+        self.url = b""
+        self.range = self.if_range = None
+        self.fields = self.hosts = 0
+        self.bad_host = self.framed = self.not_allowed = False
+
+    def on_url(self, bytes piece):
+        self.url = self.url + piece if self.url else piece
+        if PyBytes_GET_SIZE(self.url) > TARGET_LIMIT:
+            self.refuse(414, "request target is longer than 8 KiB")
+
+    def on_header(self, bytes name, bytes value):
+        cdef Py_ssize_t n = PyBytes_GET_SIZE(name)
+        self.fields += 1
+        if self.fields > FIELD_LIMIT:
+            self.refuse(431, "more than 100 header fields")
+        elif n == 4:
+            if name.lower() == b"host":
+                self.hosts += 1
+                self.bad_host |= not is_host(value)
+        elif n == 5:
+            if name.lower() == b"range":
+                # Two Range fields select nothing that could be answered rightly: malformed, like two ranges in one.
+                self.range = value if self.range is None else b"bytes=,"
+        elif n == 8:
+            if name.lower() == b"if-range":
+                self.if_range = value
+        elif n == 14:
+            if name.lower() == b"content-length":
+                self.framed |= value.strip() != b"0"
+        elif n == 17:
+            if name.lower() == b"transfer-encoding":
+                self.framed = True
+
+    def on_headers_complete(self):
+        cdef str version = self.parser.get_http_version()
+        cdef bytes method = self.parser.get_method()
+        if version != "1.1" and version != "1.0":
+            self.refuse(505, "only HTTP/1.0 and HTTP/1.1")
+        elif self.bad_host or self.hosts > 1 or (self.hosts == 0 and version == "1.1"):
+            self.refuse(400, "exactly one well-formed Host field is needed")
+        elif method != b"GET" and method != b"HEAD":
+            if self.framed:    # answered before the body, which is never read
+                self.refuse(405, "only GET and HEAD")
+            self.not_allowed = True
+        elif self.framed:
+            self.refuse(400, "a request with a body")
+
+    def on_message_complete(self):
+        cdef bint keep_alive
+        if self.stopped:
+            return
+        self.head_bytes = 0
+        self.complete += 1
+        keep_alive = self.parser.should_keep_alive() and self.parser.get_http_version() == "1.1"
+        if self.not_allowed:
+            self.queue.append(Refusal(405, "only GET and HEAD", not keep_alive))
+        else:
+            method = "HEAD" if self.parser.get_method() == b"HEAD" else "GET"
+            self.queue.append(Request(method, self.url, self.range, self.if_range, keep_alive, self.client))
+        self.stopped = not keep_alive
+
+
+cdef bint is_host(bytes value):
+    """Whether this can be a Host field: a name or address with an optional port (RFC 9110 section 7.2), or empty."""
+    cdef unsigned char c
+    for c in value:
+        if not (c"a" <= c <= c"z" or c"A" <= c <= c"Z" or c"0" <= c <= c"9" or c in b"-._:[]%"):
+            return False
+    return True

@@ -1,0 +1,60 @@
+/* Socket and file calls of the connection: EINTR is retried, everything else is told as -errno.
+ * Source: sendmsg(2), sendfile(2), recv(2), tcp(7). */
+#ifndef FASTMIRROR_WIRE_H
+#define FASTMIRROR_WIRE_H
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/sendfile.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+/* Send up to three pieces in one call; with `more` the last segment waits for what follows (MSG_MORE). */
+static inline ssize_t wire_send(int fd, const char *a, size_t an, const char *b, size_t bn, const char *c, size_t cn,
+                                int more) {
+  struct iovec parts[3] = {{(void *)a, an}, {(void *)b, bn}, {(void *)c, cn}};
+  struct msghdr message = {.msg_iov = parts, .msg_iovlen = 3};
+  ssize_t n;
+  do n = sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT | (more ? MSG_MORE : 0));
+  while (n < 0 && errno == EINTR);
+  return n < 0 ? -errno : n;
+}
+
+/* One call; 0 means that the file is shorter than was promised. sendfile has no MSG_NOSIGNAL: Python ignores SIGPIPE. */
+static inline ssize_t wire_sendfile(int fd, int file, off_t offset, size_t count) {
+  ssize_t n;
+  do n = sendfile(fd, file, &offset, count);
+  while (n < 0 && errno == EINTR);
+  return n < 0 ? -errno : n;
+}
+
+static inline ssize_t wire_recv(int fd, char *buffer, size_t size) {
+  ssize_t n;
+  do n = recv(fd, buffer, size, MSG_DONTWAIT);
+  while (n < 0 && errno == EINTR);
+  return n < 0 ? -errno : n;
+}
+
+/* Throw away what was received without copying it: MSG_TRUNC on a stream socket, tcp(7). */
+static inline ssize_t wire_discard(int fd, size_t size) {
+  ssize_t n;
+  do n = recv(fd, NULL, size, MSG_DONTWAIT | MSG_TRUNC);
+  while (n < 0 && errno == EINTR);
+  return n < 0 ? -errno : n;
+}
+
+static inline void wire_nodelay(int fd) {
+  int on = 1;
+  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+}
+
+/* How many unsent bytes the kernel may hold for this socket before it stops being writable; 0: its own choice. */
+static inline void wire_notsent_lowat(int fd, int bytes) {
+  setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &bytes, sizeof bytes);
+}
+
+static inline void wire_fin(int fd) { shutdown(fd, SHUT_WR); }
+
+#endif

@@ -1,0 +1,43 @@
+"""C face of ``ext/endpoint.pyx``."""
+
+
+cdef class Reply:
+    cdef readonly bytes head
+    cdef readonly bytes content
+    cdef readonly object body
+    cdef readonly long long start
+    cdef readonly long long stop
+    cdef readonly bint close
+    cdef readonly bint cacheable
+    cdef readonly object done
+
+
+cdef class Stats:
+    cdef readonly long long accepted
+    cdef readonly long long closed
+    cdef readonly long long requests
+    cdef readonly long long cached
+    cdef readonly long long refused
+    cdef readonly long long body_bytes
+    cdef readonly long long hangups
+    cdef readonly long long truncated
+    cdef readonly long long clients_left
+
+
+cdef class Pace:
+    cdef readonly Py_ssize_t sending
+
+
+cdef class Endpoint:
+    cdef object loop
+    cdef object answer
+    cdef object spawn
+    cdef object refuse
+    cdef object closed
+    cdef readonly Stats stats
+    cdef readonly Pace pace
+    cdef readonly dict answers
+    cdef readonly set connections
+    cdef readonly double now
+    cdef bytes tail
+    cdef bytes tail_close

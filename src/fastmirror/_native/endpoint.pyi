@@ -1,0 +1,116 @@
+from asyncio import AbstractEventLoop
+from collections.abc import Callable
+from typing import Any
+
+from typing_extensions import disjoint_base
+
+from fastmirror._native.connection import Connection
+from fastmirror._native.requests import Refusal
+
+@disjoint_base
+class Reply:
+    """One response. Exactly one of ``content`` and ``body`` carries what follows the head; a HEAD gets neither.
+
+    head        status line and header fields, each ended by CRLF, without Date, Connection and the empty line
+    content     a small body, sent together with the head
+    body        a FileBody, of which ``[start, stop)`` is sent; the reply owns it
+    close       end the connection (by FIN) after this reply
+    cacheable   equal requests (without Range) may be answered with it until ``Endpoint.answers`` is cleared
+    done        called once when the reply is over: bytes of body sent, and whether that was all of it
+    """
+
+    def __new__(
+        cls,
+        head: bytes,
+        content: bytes = ...,
+        *,
+        body: Any = ...,
+        start: int = ...,
+        stop: int = ...,
+        close: bool = ...,
+        cacheable: bool = ...,
+        done: Callable[[int, bool], object] | None = ...,
+    ) -> Reply: ...
+    @property
+    def head(self) -> bytes: ...
+    @property
+    def content(self) -> bytes: ...
+    @property
+    def body(self) -> Any: ...
+    @property
+    def start(self) -> int: ...
+    @property
+    def stop(self) -> int: ...
+    @property
+    def close(self) -> bool: ...
+    @property
+    def cacheable(self) -> bool: ...
+    @property
+    def done(self) -> Callable[[int, bool], object] | None: ...
+
+@disjoint_base
+class Stats:
+    """Counters of one endpoint since it was made; plain integers that any thread may read.
+
+    ``cached``: answered from kept answers; ``hangups``: replies ended early by us; ``truncated``: of these, because
+    the file was shorter than promised or could not be read; ``clients_left``: replies that the client ended early.
+    """
+
+    @property
+    def accepted(self) -> int: ...
+    @property
+    def closed(self) -> int: ...
+    @property
+    def requests(self) -> int: ...
+    @property
+    def cached(self) -> int: ...
+    @property
+    def refused(self) -> int: ...
+    @property
+    def body_bytes(self) -> int: ...
+    @property
+    def hangups(self) -> int: ...
+    @property
+    def truncated(self) -> int: ...
+    @property
+    def clients_left(self) -> int: ...
+
+@disjoint_base
+class Pace:
+    """How many connections want to send file bytes now, over all endpoints of one loop: it sizes their turns."""
+
+    @property
+    def sending(self) -> int: ...
+
+@disjoint_base
+class Endpoint:
+    """What the connections of one listener share.
+
+    answer   ``Answer`` of ``http.message``
+    spawn    runs the awaitable of an answer and calls ``Connection.deliver``; returns something with ``cancel()``
+    refuse   makes the Reply for a Refusal
+    closed   called with each connection after it was closed
+    """
+
+    def __new__(
+        cls,
+        loop: AbstractEventLoop,
+        answer: Callable[..., Any],
+        spawn: Callable[..., Any],
+        refuse: Callable[[Refusal], Reply],
+        closed: Callable[[Connection], object],
+        pace: Pace,
+    ) -> Endpoint: ...
+    def tick(self, now: float, date: bytes) -> None:
+        """Set the coarse clock (seconds of the loop) and the value of Date; about twice a second."""
+
+    @property
+    def stats(self) -> Stats: ...
+    @property
+    def pace(self) -> Pace: ...
+    @property
+    def answers(self) -> dict[bytes, Reply]: ...
+    @property
+    def connections(self) -> set[Connection]: ...
+    @property
+    def now(self) -> float: ...
