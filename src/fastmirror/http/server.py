@@ -1,0 +1,228 @@
+"""Listeners: accept, admit, time out and drain connections. The bytes are the business of ``_native.connection``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from email.utils import formatdate
+from typing import Final
+
+from fastmirror._native.connection import Connection
+from fastmirror._native.endpoint import Endpoint, Pace, Reply, Stats
+from fastmirror._native.requests import Refusal
+from fastmirror.config import ServeSettings
+from fastmirror.errors import ConfigError
+from fastmirror.http.limits import Admission
+from fastmirror.http.message import Answer
+
+log = logging.getLogger(__name__)
+
+BACKLOG: Final = 1024
+ACCEPTS_PER_TURN: Final = 64
+TICK_SECONDS: Final = 0.5
+_OUT_OF_FILES: Final = (errno.EMFILE, errno.ENFILE)
+_NO_RESOURCES: Final = (*_OUT_OF_FILES, errno.ENOBUFS, errno.ENOMEM)
+
+
+def parse_address(text: str, setting: str) -> tuple[str, int]:
+    """Split ``HOST:PORT`` or ``[V6]:PORT``. Raises ConfigError that names ``setting``."""
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not port.isdecimal() or not port.isascii() or int(port) > 65535:
+        raise ConfigError(f"{setting}: {text!r} is not HOST:PORT (such as 127.0.0.1:5000 or [::1]:5000)")
+    return host, int(port)
+
+
+class Server:
+    """One listener and its connections; close with :meth:`close`, which ``drain`` should precede.
+
+    ``answer`` gets every request. ``refuse`` makes the reply for what never becomes one (a Refusal) and, with
+    status 500, for an ``answer`` that raised: that is a bug in fastmirror and is logged as one.
+    """
+
+    def __init__(
+        self,
+        settings: ServeSettings,
+        answer: Answer,
+        refuse: Callable[[Refusal], Reply],
+        *,
+        pace: Pace,
+        admission: Admission,
+    ) -> None:
+        self._settings = settings
+        self._answer = answer
+        self._refuse = refuse
+        self._admission = admission
+        self._pace = pace
+        self._sockets: list[socket.socket] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+        self._draining = False
+        # Given up for a moment when descriptors run out, so that a waiting client can be accepted and closed:
+        # left in the queue it would make the listener readable for ever.
+        self._reserve = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        self._loop = asyncio.get_running_loop()
+        self.endpoint = Endpoint(self._loop, self._answer_safely, self._spawn, refuse, self._closed, pace)
+        self._ticker = self._loop.call_soon(self._tick)
+
+    @property
+    def stats(self) -> Stats:
+        """The native counters of this listener."""
+        return self.endpoint.stats
+
+    @property
+    def addresses(self) -> list[str]:
+        """``HOST:PORT`` of each bound socket, with the real port."""
+        return [_show(sock.getsockname()) for sock in self._sockets]
+
+    def listen(self, address: str, setting: str) -> None:
+        """Bind and accept from now on. Raises ConfigError (port taken, address not ours) that names ``setting``."""
+        host, port = parse_address(address, setting)
+        try:
+            found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        except OSError as error:
+            raise ConfigError(f"{setting}: cannot resolve {host!r}: {error.strerror}") from None
+        for family, kind, protocol, _, where in found:
+            sock = socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                sock.bind(where)
+                sock.listen(BACKLOG)
+            except OSError as error:
+                sock.close()
+                if error.errno == errno.EADDRINUSE:
+                    hint = f"another program has it (ss -ltnp 'sport = :{port}' shows which); stop it or set {setting}"
+                else:
+                    hint = f"{error.strerror}; set {setting} to an address of this machine"
+                raise ConfigError(f"{setting}: cannot listen on {address}: {hint}") from None
+            self._sockets.append(sock)
+            self._loop.add_reader(sock, self._accept, sock)
+
+    def stop_listening(self) -> None:
+        """Accept no more; idempotent. Connections that wait in the kernel's queue are refused."""
+        for sock in self._sockets:
+            self._loop.remove_reader(sock)
+            sock.close()
+        self._sockets.clear()
+
+    async def drain(self) -> None:
+        """Stop listening, end idle connections, and return when the last busy one is over. Cancel: they go on."""
+        self.stop_listening()
+        self._draining = True
+        for connection in list(self.endpoint.connections):
+            connection.retire()
+        await self._quiet.wait()
+
+    async def close(self) -> None:
+        """End everything at once: each connection by FIN; idempotent."""
+        self.stop_listening()
+        self._ticker.cancel()
+        for connection in list(self.endpoint.connections):
+            connection.hang_up()
+            connection.close()
+        for task in list(self._tasks):
+            task.cancel()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        if self._reserve >= 0:
+            os.close(self._reserve)
+            self._reserve = -1
+
+    def _accept(self, sock: socket.socket) -> None:
+        for _ in range(ACCEPTS_PER_TURN):
+            try:
+                client, where = sock.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _NO_RESOURCES:
+                    self._shed(sock)
+                    return
+                continue  # the client went away while it waited: accept(2)
+            client.setblocking(False)
+            self._admit(client, where[0])
+
+    def _admit(self, client: socket.socket, address: str) -> None:
+        if not self._admission.admits(address):
+            client.close()
+            return
+        if self._admission.full and not self._make_room():
+            client.close()
+            return
+        self._admission.opened(address)
+        self._quiet.clear()
+        Connection(self.endpoint, client.detach(), address)
+
+    def _make_room(self) -> bool:
+        """End the connection that has been idle longest; False if all are busy."""
+        idle = (connection for connection in self.endpoint.connections if connection.idle)
+        oldest = min(idle, key=lambda connection: connection.since, default=None)
+        if oldest is None:
+            self._admission.turned_away += 1
+            return False
+        oldest.hang_up()
+        oldest.close()
+        return True
+
+    def _shed(self, sock: socket.socket) -> None:
+        """Out of descriptors: take one client with the reserve and close it, so that it asks elsewhere at once."""
+        self._admission.turned_away += 1
+        if self._reserve < 0:
+            return
+        os.close(self._reserve)
+        with contextlib.suppress(OSError):
+            sock.accept()[0].close()
+        try:
+            self._reserve = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self._reserve = -1
+
+    def _closed(self, connection: Connection) -> None:
+        self._admission.closed(connection.client)
+        if not self.endpoint.connections:
+            self._quiet.set()
+
+    def _answer_safely(self, request: object) -> Reply | Awaitable[Reply]:
+        try:
+            return self._answer(request)  # type: ignore[arg-type]
+        except Exception:
+            return self._bug()
+
+    def _bug(self) -> Reply:
+        log.exception("a request could not be answered", extra={"event": "http.answer_failed"})
+        return self._refuse(Refusal(500, "a defect in fastmirror; its log has the details", True))
+
+    def _spawn(self, answer: Awaitable[Reply], connection: Connection) -> asyncio.Task[None]:
+        task = self._loop.create_task(self._deliver(answer, connection), name="answer")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _deliver(self, answer: Awaitable[Reply], connection: Connection) -> None:
+        try:
+            reply = await answer
+        except Exception:
+            reply = self._bug()
+        connection.deliver(reply)
+
+    def _tick(self) -> None:
+        settings = self._settings
+        self.endpoint.tick(self._loop.time(), formatdate(usegmt=True).encode())
+        for connection in list(self.endpoint.connections):
+            connection.expire(settings.header_timeout, settings.idle_timeout)
+        if self._reserve < 0:
+            with contextlib.suppress(OSError):
+                self._reserve = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        self._ticker = self._loop.call_later(TICK_SECONDS, self._tick)
+
+
+def _show(where: tuple[str, int] | tuple[str, int, int, int]) -> str:
+    return f"[{where[0]}]:{where[1]}" if ":" in where[0] else f"{where[0]}:{where[1]}"

@@ -1,0 +1,86 @@
+"""Answers from this node's own content."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from fastmirror.http.message import Reply, Request
+from fastmirror.mirror import answers
+from fastmirror.mirror.filters import Filters
+from fastmirror.oci.descriptor import Descriptor
+from fastmirror.oci.digest import Digest
+from fastmirror.oci.manifest import MAX_BYTES, parse_manifest
+from fastmirror.oci.pull import Pull
+from fastmirror.oci.span import span_for
+from fastmirror.store import BlobStore
+
+SMALL_BYTES: Final = 32 * 1024  # up to here head and body leave in one send from memory (measured: docs/performance.md)
+
+Done = Callable[[int, bool], object]
+
+
+class Local:
+    """Turns a pull into a reply if this node has the content and may serve it; None otherwise, which is no error."""
+
+    def __init__(self, store: BlobStore, filters: Filters) -> None:
+        self._store = store
+        self._filters = filters
+
+    def may_serve(self, digest: Digest) -> bool:
+        """Whether the filters let this content be served, whatever a request calls it."""
+        return not self._filters or self._filters.allows(self._store.names(digest))
+
+    def answer(self, pull: Pull, request: Request, done: Done | None = None) -> Reply | None:
+        """The reply, or None if the content is not here. Raises RangeNotSatisfiable, StoreUnavailable."""
+        if pull.kind == "blobs":
+            return self._blob(pull, request, done)
+        return self._manifest(pull, done)
+
+    def _blob(self, pull: Pull, request: Request, done: Done | None) -> Reply | None:
+        digest = pull.digest
+        assert digest is not None
+        if not self.may_serve(digest):
+            return None
+        blob = self._store.open(digest)
+        if blob is None:
+            return None
+        try:
+            ranged = request.method == "GET" and request.range is not None
+            span = span_for(request.range, request.if_range, answers.etag(digest), blob.size) if ranged else None
+            head = answers.blob_head(digest, blob.size, span, pull.registry)
+            start, stop = span or (0, blob.size)
+            if stop - start > SMALL_BYTES:
+                taken, blob = blob, None
+                return Reply(head, body=taken, start=start, stop=stop, done=done)
+            content = blob.read_span(start, stop)
+            if len(content) != stop - start:
+                return None  # cut since it was opened: nothing was promised yet, so somebody else may serve it
+            return Reply(head, content, cacheable=span is None, done=done)
+        finally:
+            if blob is not None:
+                blob.close()
+
+    def _manifest(self, pull: Pull, done: Done | None) -> Reply | None:
+        digest = pull.digest
+        if pull.reference is not None:
+            target = self._store.resolve(pull.reference)
+            if target is None or not self._filters.allows((pull.reference.name,)):
+                return None
+            digest = target.digest
+        assert digest is not None
+        if not self.may_serve(digest):
+            return None
+        blob = self._store.open(digest)
+        if blob is None:
+            return None
+        with blob:
+            if blob.size > MAX_BYTES:
+                return None
+            content = blob.read_span(0, blob.size)
+        manifest = parse_manifest(content) if len(content) == blob.size else None
+        if manifest is None:
+            return None
+        head = answers.manifest_head(Descriptor(manifest.media_type, digest, len(content)), pull.registry)
+        small = len(content) <= SMALL_BYTES
+        return Reply(head, content, cacheable=small and pull.reference is None, done=done)
