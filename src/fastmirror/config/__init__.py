@@ -32,9 +32,9 @@ def _help(text: str) -> Meta:
 class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The listeners."""
 
-    registry_addr: Annotated[ListenAddress, _help("listener for this node's clients (containerd); may fetch from peers")] = (
-        "127.0.0.1:5000"
-    )
+    registry_addr: Annotated[
+        ListenAddress, _help("listener for this node's clients (containerd); may fetch from peers")
+    ] = "127.0.0.1:5000"
     peer_addr: Annotated[ListenAddress, _help("listener for other nodes; serves only what is here")] = "0.0.0.0:5001"
     admin_addr: Annotated[ListenAddress, _help("listener for /livez, /readyz and /metrics")] = "127.0.0.1:5002"
     default_registry: Annotated[RegistryHost, _help("registry that requests without ns= mean, such as docker.io")] = ""
@@ -73,7 +73,9 @@ class FetchSettings(msgspec.Struct, frozen=True, kw_only=True):
     whole_bytes: Annotated[Bytes, _help("blobs up to this size are verified whole before the first byte goes out")] = (
         8 * 1024 * 1024
     )
-    holdback_bytes: Annotated[Bytes, _help("last bytes of larger blobs, withheld until the digest is right")] = 1024 * 1024
+    holdback_bytes: Annotated[Bytes, _help("last bytes of larger blobs, withheld until the digest is right")] = (
+        1024 * 1024
+    )
     spool_dir: Annotated[
         Directory, _help("directory for blobs on their way; empty: below the first store, else the system's")
     ] = ""

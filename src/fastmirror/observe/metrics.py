@@ -1,0 +1,125 @@
+"""Every metric of fastmirror, in one table; ``docs/metrics.md`` is generated from it.
+
+Names begin with ``fastmirror_``, units are seconds and bytes, counters end in ``_total``. Labels have closed sets of
+values: never a peer, a digest or a repository. A group goes whole to the part that it measures.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from typing import Any, Final
+
+from fastmirror import __version__
+from fastmirror.observe.instruments import Cell, Distribution, Family, LabelValues
+
+LISTENERS: Final = ("registry", "peer", "admin")
+KINDS: Final = ("manifest", "blob")
+SOURCES: Final = ("local", "peers", "none")
+BY: Final = ("registry", "peer")
+OUTCOMES: Final = ("got", "lacks", "busy", "unreachable", "stalled", "truncated", "garbled", "corrupt", "left")
+PEER_STATES: Final = ("live", "backoff", "quarantined")
+
+
+def counter(name: str, help: str, **labels: LabelValues) -> Family[Cell]:
+    """Declare a number that only grows."""
+    return Family("counter", name, help, Cell, labels)
+
+
+def gauge(name: str, help: str, **labels: LabelValues) -> Family[Cell]:
+    """Declare a number that goes up and down."""
+    return Family("gauge", name, help, Cell, labels)
+
+
+def histogram(name: str, help: str, **labels: LabelValues) -> Family[Distribution]:
+    """Declare a distribution of seconds."""
+    return Family("histogram", name, help, Distribution, labels)
+
+
+class HttpMetrics:
+    """The listeners; all are counted in native code and followed."""
+
+    def __init__(self) -> None:
+        by = {"listener": LISTENERS}
+        self.connections = gauge("connections", "Open client connections.", **by)
+        self.accepted = counter("connections_accepted_total", "Client connections accepted.", **by)
+        self.requests = counter("requests_total", "Requests that were parsed and answered.", **by)
+        self.cached = counter("requests_cached_total", "Requests answered again with an answer that was kept.", **by)
+        self.refused = counter("requests_refused_total", "Requests refused as malformed or too large.", **by)
+        self.body_bytes = counter("sent_body_bytes_total", "Bytes of bodies sent to clients.", **by)
+        self.clients_left = counter(
+            "clients_left_total", "Clients that closed before the end of a body: usual for containerd, no error.", **by
+        )
+        self.hangups = counter(
+            "hangups_total", "Bodies that we ended before their end because no source was left or on shutdown.", **by
+        )
+        self.truncated = counter("truncated_files_total", "Bodies cut because the local file was too short.", **by)
+
+
+class PullMetrics:
+    """What became of pulls."""
+
+    def __init__(self) -> None:
+        self.pulls = counter(
+            "pulls_total",
+            "Pulls answered, by where the content came from; source=none is a miss, which is usual.",
+            kind=KINDS, source=SOURCES, by=BY,
+        )  # fmt: skip
+        self.bytes = counter("pull_bytes_total", "Bytes of content sent for pulls.", source=SOURCES[:2], by=BY)
+        self.first_byte_seconds = histogram(
+            "first_byte_seconds", "Time from the request to the first byte of the answer.", source=SOURCES
+        )
+
+
+class FetchMetrics:
+    """Fetching from other nodes."""
+
+    def __init__(self) -> None:
+        self.active = gauge("fetches_active", "Blobs that are being fetched from peers.")
+        self.readers = gauge("fetch_readers", "Client transfers that read blobs on their way.")
+        self.spool_bytes = gauge("spool_bytes", "Disk space that blobs on their way use.")
+        self.turned_away = counter(
+            "fetches_turned_away_total", "Blobs not fetched because a limit was met; answered 404.",
+            limit=("fetches", "spool", "memory"),
+        )  # fmt: skip
+        self.bytes = counter("fetched_bytes_total", "Bytes received from peers, good or not.")
+        self.outcomes = counter("peer_outcomes_total", "Requests to peers, by how they ended.", outcome=OUTCOMES)
+        self.lookup_seconds = histogram(
+            "lookup_seconds", "Time to find who has some content.", result=("found", "empty", "timeout")
+        )
+        self.mismatches = counter("digest_mismatches_total", "Contents from peers that did not have their digest.")
+        self.peers = gauge(
+            "peers", "Other nodes that are known, by what this node has experienced of them.", state=PEER_STATES
+        )
+
+
+class NodeMetrics:
+    """The process as a whole."""
+
+    def __init__(self) -> None:
+        self.build_info = gauge(
+            "build_info", "Always 1; the labels say what runs.",
+            version=(__version__,), python=(platform.python_version(),),
+        )  # fmt: skip
+        self.build_info.at(__version__, platform.python_version()).set(1)
+        self.ready = gauge("ready", "1 while /readyz says yes.")
+        self.blobs = gauge("blobs", "Blobs and manifests that are here.")
+        self.advertised_keys = gauge("advertised_keys", "Digests and tags that other nodes are told about.")
+        self.loop_lag_seconds = histogram(
+            "loop_lag_seconds", "How late the event loop runs what is due; probed twice a second."
+        )
+        self.log_lines_dropped = counter("log_lines_dropped_total", "Log lines dropped because stderr took no more.")
+
+
+class Metrics:
+    """The whole table. Iterating gives every metric, group by group."""
+
+    def __init__(self) -> None:
+        self.http = HttpMetrics()
+        self.pull = PullMetrics()
+        self.fetch = FetchMetrics()
+        self.node = NodeMetrics()
+
+    def __iter__(self) -> Iterator[Family[Any]]:
+        for group in vars(self).values():
+            yield from vars(group).values()
