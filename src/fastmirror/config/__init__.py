@@ -50,9 +50,9 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
 class StoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What is served."""
 
-    store: Annotated[
-        tuple[StoreText, ...], Meta(min_length=1), _help("oci:DIR; may be given several times, asked in order")
-    ] = ("oci:./fastmirror-data",)
+    store: Annotated[tuple[StoreText, ...], _help("oci:DIR; may be given several times, asked in order")] = (
+        "oci:./fastmirror-data",
+    )
     allow: Annotated[
         tuple[Pattern, ...], _help("serve only content of these registries or repositories (docker.io, quay.io/team/*)")
     ] = ()
