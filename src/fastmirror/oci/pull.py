@@ -19,8 +19,8 @@ from fastmirror.errors import (
 from fastmirror.oci.digest import Digest
 from fastmirror.oci.reference import _MAX_NAME, REPOSITORY, TAG, Reference, normalize_registry
 
-_ROUTE: Final = re.compile(rf"/v2/({REPOSITORY})/(manifests|blobs)/([^/]+)", re.ASCII)
-_KIND: Final = re.compile(r"/v2/.*/(manifests|blobs)/[^/]*", re.ASCII)
+_ROUTE: Final = re.compile(rf"/v2/({REPOSITORY})/(manifests|blobs)/(.*)", re.ASCII)
+_KIND: Final = re.compile(r"/v2/.*/(manifests|blobs)/.*", re.ASCII)
 _TAG: Final = re.compile(TAG, re.ASCII)
 _ESCAPE: Final = re.compile(r"%([0-9A-Fa-f]{2})", re.ASCII)
 _PLAIN: Final = re.compile(r"[!-~]+", re.ASCII)
