@@ -1,0 +1,43 @@
+"""Several fastmirror processes on loopback addresses of their own, each with its own store, as each other's peers."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from tests.kit.process import Node, Setup
+
+_random = random.Random()
+
+
+def loopback_hosts(count: int) -> list[str]:
+    """Addresses of 127.0.0.0/8 that nothing else uses: a /24 drawn at random."""
+    net = f"127.{_random.randrange(64, 250)}.{_random.randrange(250)}"
+    return [f"{net}.{index + 1}" for index in range(count)]
+
+
+def free_port(host: str) -> int:
+    """A port that is free on that address now."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def cluster(
+    stores: Sequence[Path], *, extra_peers: Sequence[str] = (), flags: Mapping[str, object] | None = None, **setup: object
+) -> Iterator[list[Node]]:
+    """One node per store, each knowing the others and ``extra_peers`` (as ``host:port``, asked last)."""
+    hosts = loopback_hosts(len(stores))
+    listeners = [f"{host}:{free_port(host)}" for host in hosts]
+    with contextlib.ExitStack() as stack:
+        nodes = []
+        for index, (store, host) in enumerate(zip(stores, hosts, strict=True)):
+            others = [*listeners[:index], *listeners[index + 1 :], *extra_peers]
+            port = int(listeners[index].rpartition(":")[2])
+            node = Node(Setup(store, host=host, peer_port=port, peers=others, flags=flags or {}, **setup))  # type: ignore[arg-type]
+            nodes.append(stack.enter_context(node))
+        yield nodes
