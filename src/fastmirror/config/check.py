@@ -13,7 +13,7 @@ _BYTES: Final = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?"
 _HOST: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?", re.ASCII)
 _PORT: Final = re.compile(r"[0-9]{1,5}", re.ASCII)
-_PATTERN: Final = re.compile(r"[a-z0-9*_\[](?:[a-z0-9._:\[\]*-]|/(?!/|$))*", re.ASCII)
+_REPOSITORY: Final = re.compile(r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*", re.ASCII)
 STORE_KINDS: Final = ("oci",)
 STORE_BREAK: Final = re.compile(r",(?=[a-z]+:)", re.ASCII)
 """Where a list of stores is divided: a store may itself have commas (options, directory names)."""
@@ -96,21 +96,24 @@ def store(text: str) -> StoreAddress:
 
 def registry(text: str) -> str:
     """A registry's host with an optional port, or nothing."""
-    if text:
-        if "/" in text:
-            raise ValueError("expected only a host such as docker.io or registry.example:5000, without scheme or path")
-        host, colon, port = text.rpartition(":")
-        if host and colon and "]" not in port:
+    host, colon, port = text.rpartition(":")
+    try:
+        if text and host and colon and "]" not in port:
             address(text)
-        else:
+        elif text:
             _host(text)
+    except ValueError:
+        raise ValueError("expected only a host such as docker.io or registry.example:5000") from None
     return text
 
 
 def pattern(text: str) -> str:
-    """A registry, or a registry and a repository, where ``*`` stands for any characters."""
-    if "://" in text:
+    """A registry, a registry and a repository, or either followed by ``/*`` for all below it."""
+    host, slash, repository = text.partition("/")
+    if not host or "//" in text:
         raise ValueError("expected a registry or repository such as docker.io or quay.io/team/*, without a scheme")
-    if _PATTERN.fullmatch(text) is None:
-        raise ValueError("expected a registry or repository in lower case, such as docker.io or quay.io/team/*")
+    registry(host)
+    stem = f"/{repository}".removesuffix("/*").removeprefix("/")
+    if slash and (not repository or (stem and _REPOSITORY.fullmatch(stem) is None)):
+        raise ValueError("expected a repository in lower case, such as quay.io/team/app, with * as the last part only")
     return text

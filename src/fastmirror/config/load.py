@@ -86,10 +86,10 @@ def fields() -> tuple[Field, ...]:
 
 
 def _field(section: str, name: str, hint: Any, default: object) -> Field:
-    help = ""
+    description = ""
     extra: dict[str, Any] = {}
     for outer in _metas(hint):
-        help = outer.description or help
+        description = outer.description or description
         extra |= outer.extra or {}
     inner = get_args(hint)[0] if get_origin(hint) is Annotated else hint
     many = get_origin(inner) is tuple
@@ -98,7 +98,7 @@ def _field(section: str, name: str, hint: Any, default: object) -> Field:
             extra |= meta.extra or {}
     choices = get_args(inner) if get_origin(inner) is Literal else ()
     return Field(
-        name, section, hint, default, help, extra.get("form", "TEXT"), many, choices,
+        name, section, hint, default, description, extra.get("form", "TEXT"), many, choices,
         extra.get("parse"), extra.get("check"), extra.get("break", re.compile(",")),
     )  # fmt: skip
 

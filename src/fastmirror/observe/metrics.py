@@ -14,9 +14,8 @@ from fastmirror import __version__
 from fastmirror.observe.instruments import Cell, Distribution, Family, LabelValues
 
 LISTENERS: Final = ("registry", "peer", "admin")
-KINDS: Final = ("manifest", "blob")
+DATA_LISTENERS: Final = LISTENERS[:2]
 SOURCES: Final = ("local", "peers", "none")
-BY: Final = ("registry", "peer")
 OUTCOMES: Final = ("got", "lacks", "busy", "unreachable", "stalled", "truncated", "garbled", "corrupt", "left")
 PEER_STATES: Final = ("live", "backoff", "quarantined")
 
@@ -43,6 +42,9 @@ class HttpMetrics:
         by = {"listener": LISTENERS}
         self.connections = gauge("connections", "Open client connections.", **by)
         self.accepted = counter("connections_accepted_total", "Client connections accepted.", **by)
+        self.turned_away = counter(
+            "connections_turned_away_total", "Client connections closed at once because a limit was met."
+        )
         self.requests = counter("requests_total", "Requests that were parsed and answered.", **by)
         self.cached = counter("requests_cached_total", "Requests answered again with an answer that was kept.", **by)
         self.refused = counter("requests_refused_total", "Requests refused as malformed or too large.", **by)
@@ -60,15 +62,18 @@ class PullMetrics:
     """What became of pulls."""
 
     def __init__(self) -> None:
+        by = {"listener": DATA_LISTENERS}
         self.pulls = counter(
-            "pulls_total",
-            "Pulls answered, by where the content came from; source=none is a miss, which is usual.",
-            kind=KINDS, source=SOURCES, by=BY,
+            "pulls_total", "Pulls answered, by where the content came from; none is a miss, which is usual.",
+            source=SOURCES, **by,
         )  # fmt: skip
-        self.bytes = counter("pull_bytes_total", "Bytes of content sent for pulls.", source=SOURCES[:2], by=BY)
-        self.first_byte_seconds = histogram(
-            "first_byte_seconds", "Time from the request to the first byte of the answer.", source=SOURCES
+        self.bytes = counter(
+            "pull_bytes_total", "Bytes of content sent, by where it came from.", source=SOURCES[:2], **by
         )
+        self.elsewhere_seconds = histogram(
+            "elsewhere_seconds", "Time to the answer to a pull of content that is not here, hit or miss.",
+            source=SOURCES[1:],
+        )  # fmt: skip
 
 
 class FetchMetrics:
