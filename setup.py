@@ -15,7 +15,7 @@ DEBUG = os.environ.get("FASTMIRROR_DEBUG") == "1"
 SANITIZE = os.environ.get("FASTMIRROR_SANITIZE") == "1"
 
 # Hand-written C that a module is linked with, beside its own ext/<name>.pyx.
-C_SOURCES: dict[str, list[str]] = {}
+C_SOURCES: dict[str, list[str]] = {"hashing": ["ext/sha2.c"], "ingest": ["ext/ingest.c"]}
 
 flags = ["-std=gnu11", "-Wall", "-Wextra", "-Wno-unused-parameter", "-fvisibility=hidden"]
 flags += ["-O0", "-g3"] if DEBUG else ["-O3", "-g1" if SANITIZE else "-g0"]

@@ -31,7 +31,7 @@ class Hasher:
         """ "sha256" or "sha512", as in an OCI digest."""
     @property
     def implementation(self) -> str:
-        """The one in use: "sha-ni", "armv8" or "portable"."""
+        """The one in use: "sha-ni", "armv8", "bmi2" or "portable"."""
     @property
     def digest_size(self) -> int:
         """Bytes of a digest: 32 or 64."""
