@@ -264,7 +264,7 @@ cdef class Connection:
                 return False
 
     cdef void finish(self):
-        cdef bint close_after = self.close_after
+        cdef bint close_after = self.close_after or self.last
         self.release(True)
         if close_after:
             self.hang_up()
