@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, Protocol, Self
+from typing import BinaryIO, NamedTuple, Protocol, Self
 
 from fastmirror.oci.descriptor import Descriptor
 from fastmirror.oci.digest import Digest
@@ -28,12 +28,15 @@ class Blob:
         self.digest = digest
 
     def fileno(self) -> int:
+        """The descriptor; borrowed, valid until :meth:`close`."""
         return self.fd
 
     def available(self, position: int) -> int:
+        """How many bytes there are from ``position`` on."""
         return self.size - position
 
-    def wait(self, position: int, wake: Callable[[], None]) -> None:
+    def wait(self, position: int, wake: Callable[[], None]) -> None:  # noqa: ARG002 - the protocol's names
+        """Never called: all bytes are there."""
         raise AssertionError("a blob is never waited for: all its bytes are there")
 
     def read_span(self, start: int, stop: int) -> bytes:
@@ -41,6 +44,7 @@ class Blob:
         return os.pread(self.fd, stop - start, start)
 
     def close(self) -> None:
+        """Close the descriptor; idempotent."""
         if self.fd >= 0:
             fd, self.fd = self.fd, -1
             os.close(fd)
@@ -139,3 +143,33 @@ class Ingest(Protocol):
 
     def abort(self) -> None:
         """Throw away what was written; idempotent, does nothing after :meth:`commit`."""
+
+
+class Batch(Protocol):
+    """Content and names that become visible together, or not at all. A context manager: it aborts at the end."""
+
+    def ingest(self, digest: Digest, size: int | None = None) -> Ingest:
+        """Begin to write content; its ``commit`` makes it part of the batch. Raises StoreError."""
+
+    def tag(self, reference: Reference, target: Descriptor) -> None:
+        """A name that is to mean content of this batch or of the store."""
+
+    def commit(self) -> None:
+        """Make all of it durable and visible. Raises StoreError and keeps nothing."""
+
+    def abort(self) -> None:
+        """Throw away what was written; idempotent, does nothing after :meth:`commit`."""
+
+    def __enter__(self) -> Batch: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+class ImportTarget(BlobStore, Protocol):
+    """A store that images can be imported into."""
+
+    def batch(self) -> Batch:
+        """Begin to write content and names together."""
+
+    def scratch(self) -> BinaryIO:
+        """An empty unlinked file where the store keeps its data, for data on its way. Raises StoreError."""
