@@ -14,6 +14,10 @@ class ConfigError(FastmirrorError):
     """A flag, environment variable, file key or path is wrong; the text names it, its source and the next step."""
 
 
+class StartFailed(FastmirrorError):
+    """The daemon cannot begin: a port is taken, a directory cannot be written. The text names the setting."""
+
+
 class StoreError(FastmirrorError):
     """Local content cannot be used. Raised by stores, shown by ``cli`` at start, answered 404 while serving."""
 

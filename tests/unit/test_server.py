@@ -12,7 +12,7 @@ import pytest
 from fastmirror._native.endpoint import Pace, Reply
 from fastmirror._native.requests import Request
 from fastmirror.config import ServeSettings
-from fastmirror.errors import ConfigError
+from fastmirror.errors import ConfigError, StartFailed
 from fastmirror.http.limits import Admission
 from fastmirror.http.message import head
 from fastmirror.http.server import Server, parse_address
@@ -158,9 +158,9 @@ async def test_out_of_descriptors_turns_clients_away_and_recovers(make: Make) ->
 async def test_taken_port_is_told_with_its_setting(make: Make) -> None:
     first = make(ok)
     second = make(ok)
-    with pytest.raises(ConfigError, match="peer_addr.*another program has it"):
+    with pytest.raises(StartFailed, match=r"peer_addr.*another program has it"):
         second.listen(first.addresses[0], "peer_addr")
-    with pytest.raises(ConfigError, match=r"peer_addr.*192\.0\.2\.1"):
+    with pytest.raises(StartFailed, match=r"peer_addr.*192\.0\.2\.1"):
         second.listen("192.0.2.1:0", "peer_addr")
 
 

@@ -232,9 +232,10 @@ def _any(hosts: set[str]) -> bool:
     return bool(hosts & {"0.0.0.0", "::"})
 
 
-def _meant(word: str, known: Mapping[str, object]) -> str:
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.7)
-    return f"; did you mean {close[0]}?" if close else ""
+def _meant(word: str, known: Mapping[str, Field]) -> str:
+    close = {key.removeprefix(PREFIX): key for key in known}
+    best = difflib.get_close_matches(word.removeprefix(PREFIX), close, n=1, cutoff=0.7)
+    return f"; did you mean {close[best[0]]}?" if best else ""
 
 
 def _quote(value: object) -> str:

@@ -16,7 +16,7 @@ from fastmirror._native.connection import Connection
 from fastmirror._native.endpoint import Endpoint, Pace, Reply, Stats
 from fastmirror._native.requests import Refusal
 from fastmirror.config import ServeSettings
-from fastmirror.errors import ConfigError
+from fastmirror.errors import ConfigError, StartFailed
 from fastmirror.http.limits import Admission
 from fastmirror.http.message import Answer
 
@@ -82,12 +82,12 @@ class Server:
         return [_show(sock.getsockname()) for sock in self._sockets]
 
     def listen(self, address: str, setting: str) -> None:
-        """Bind and accept from now on. Raises ConfigError (port taken, address not ours) that names ``setting``."""
+        """Bind and accept from now on. Raises StartFailed (port taken, address not ours) that names ``setting``."""
         host, port = parse_address(address, setting)
         try:
             found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         except OSError as error:
-            raise ConfigError(f"{setting}: cannot resolve {host!r}: {error.strerror}") from None
+            raise StartFailed(f"{setting}: cannot resolve {host!r}: {error.strerror}") from None
         for family, kind, protocol, _, where in found:
             sock = socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -102,7 +102,7 @@ class Server:
                     hint = f"another program has it (ss -ltnp 'sport = :{port}' shows which); stop it or set {setting}"
                 else:
                     hint = f"{error.strerror}; set {setting} to an address of this machine"
-                raise ConfigError(f"{setting}: cannot listen on {address}: {hint}") from None
+                raise StartFailed(f"{setting}: cannot listen on {address}: {hint}") from None
             self._sockets.append(sock)
             self._loop.add_reader(sock, self._accept, sock)
 

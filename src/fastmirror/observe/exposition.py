@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 """Source: Prometheus, "Exposition formats", text format 0.0.4."""
 
-_BOUNDS: Final = (*(f"{bound:g}" for bound in BUCKETS), "+Inf")
+_BOUNDS: Final = (*(str(bound) for bound in BUCKETS), "+Inf")
 
 
 class _One:

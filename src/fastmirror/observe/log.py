@@ -1,7 +1,10 @@
 """Logs: JSON lines on stderr, one schema: ``ts level event msg`` and the fields of the event.
 
-An event is ``<package>.<thing>_<past participle>``, such as ``fetch.peer_failed``. What is on the way to a log line
-is redacted, shortened and escaped here and nowhere else. A miss is no event above debug.
+Parts log through the standard library: ``log.info("text", extra={"event": "fetch.peer_failed", "peer": peer})``.
+An event is ``<package>.<thing>_<past participle>``, what else is in ``extra`` are its fields. All text is redacted,
+shortened and escaped here and nowhere else. Levels: debug for what only someone who looks for a fault wants to read
+(also every miss and every client that left), info for a change of state, warning if someone should look, error for a
+bug and for what this node cannot work without.
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ _CREDENTIALS: Final = re.compile(r"\b(Bearer|Basic|Digest|Negotiate)\s+[^\s,;\"'
 _USERINFO: Final = re.compile(r"(?<=://)[^/@\s?#]*@", re.ASCII)
 _QUERY: Final = re.compile(r"([?&](?!ns=)[^=&\s\"']*)=[^&\s\"'#]*", re.ASCII)
 
+_STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
+
 Value = str | int | float | bool | None | list[str]
 
 
@@ -39,43 +44,6 @@ def redact(text: str) -> str:
 def shorten(text: str) -> str:
     """The text, or its first 256 characters and how long it was."""
     return text if len(text) <= MAX_VALUE else f"{text[:MAX_VALUE]}... ({len(text)} characters)"
-
-
-class Log:
-    """Writes the events of one package. Arguments: the event without the package, a sentence, and the fields."""
-
-    __slots__ = ("_logger", "_package")
-
-    def __init__(self, package: str) -> None:
-        self._package = package
-        self._logger = logging.getLogger("fastmirror." + package)
-
-    def debug(self, event: str, msg: str = "", /, **fields: object) -> None:
-        """What only someone who looks for a fault wants to read; also misses and clients that left."""
-        if self._logger.isEnabledFor(logging.DEBUG):
-            self._write(logging.DEBUG, event, msg, fields)
-
-    def info(self, event: str, msg: str = "", /, **fields: object) -> None:
-        """A change of state."""
-        if self._logger.isEnabledFor(logging.INFO):
-            self._write(logging.INFO, event, msg, fields)
-
-    def warning(self, event: str, msg: str = "", /, **fields: object) -> None:
-        """Someone should look."""
-        self._write(logging.WARNING, event, msg, fields)
-
-    def error(self, event: str, msg: str = "", /, **fields: object) -> None:
-        """A bug, or something that this node cannot work without."""
-        self._write(logging.ERROR, event, msg, fields)
-
-    def exception(self, event: str, error: BaseException, /, **fields: object) -> None:
-        """A bug, with the place where it happened."""
-        self._logger.log(
-            logging.ERROR, "", exc_info=error, extra={"event": f"{self._package}.{event}", "fields": fields}
-        )
-
-    def _write(self, level: int, event: str, msg: str, fields: dict[str, object]) -> None:
-        self._logger.log(level, "%s", msg, extra={"event": f"{self._package}.{event}", "fields": fields})
 
 
 def _value(name: str, value: object) -> Value:
@@ -100,8 +68,9 @@ class JsonFormatter(logging.Formatter):
             "event": getattr(record, "event", record.name + ".message"),
             "msg": shorten(redact(record.getMessage())),
         }
-        for name, value in getattr(record, "fields", {}).items():
-            line.setdefault(name, _value(name, value))
+        for name, value in record.__dict__.items():
+            if name not in _STANDARD:
+                line.setdefault(name, _value(name, value))
         if record.exc_info and record.exc_info[1] is not None:
             error = record.exc_info[1]
             line["error"] = shorten(redact(f"{type(error).__name__}: {error}"))

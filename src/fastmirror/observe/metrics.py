@@ -36,7 +36,7 @@ def histogram(name: str, help: str, **labels: LabelValues) -> Family[Distributio
 
 
 class HttpMetrics:
-    """The listeners; all are counted in native code and followed."""
+    """The listeners. Native code counts; these are followed."""
 
     def __init__(self) -> None:
         by = {"listener": LISTENERS}
