@@ -1,0 +1,61 @@
+# Each target first makes what it needs, and is quick when there is nothing to do.
+PYTHON_IN = .venv/bin/python
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+ARGS =
+
+.PHONY: help setup build demo test lint docs bench-quick bench debug sanitize dist clean
+
+help:
+	@echo "make demo         see an image pulled from node to node, with one node killed on the way"
+	@echo "make test         all tests; ARGS='-k range' for some"
+	@echo "make lint         ruff, cython-lint, mypy, stubtest, import-linter, codespell"
+	@echo "make bench-quick  the benches, short; make bench: in full"
+	@echo "make docs         write the generated pages of docs/"
+	@echo "make debug        the tests with bounds checks and asyncio's debug mode"
+	@echo "make sanitize     the tests of the native code under AddressSanitizer and UBSan"
+	@echo "make build setup dist clean"
+
+setup:
+	@tools/venv.sh
+	@tools/debian.sh demo,test,bench
+
+build:
+	@tools/venv.sh
+	@$(PYTHON_IN) setup.py -q build_ext --inplace
+
+demo: build
+	@tools/debian.sh demo
+	@$(PYTHON_IN) -m demo $(ARGS)
+
+test: build
+	@tools/debian.sh test
+	$(PYTHON_IN) -m pytest $(ARGS)
+
+lint: build
+	tools/lint.sh
+
+docs: build
+	$(PYTHON_IN) -m tools.gendocs
+
+bench-quick: build
+	@tools/debian.sh bench
+	$(PYTHON_IN) -m benches --quick $(ARGS)
+
+bench: build
+	@tools/debian.sh bench
+	$(PYTHON_IN) -m benches $(ARGS)
+
+debug:
+	@tools/venv.sh
+	tools/variant.sh debug $(ARGS)
+
+sanitize:
+	@tools/venv.sh
+	tools/variant.sh sanitize tests/native $(ARGS)
+
+dist: build
+	rm -rf dist
+	$(PYTHON_IN) -m build --no-isolation
+
+clean:
+	rm -rf build dist src/*.egg-info src/fastmirror/_native/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
