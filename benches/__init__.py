@@ -1,0 +1,1 @@
+"""Benchmarks: one package per question, run from the repository's root."""

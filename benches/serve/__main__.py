@@ -1,0 +1,7 @@
+"""``python -m benches.serve``."""
+
+import sys
+
+from benches.serve.run import main
+
+sys.exit(main())

@@ -1,0 +1,324 @@
+/* loadgen: an HTTP/1.1 load generator that costs less than the servers it loads.
+ *
+ * One thread, epoll, keep-alive. Every response must have the expected status and a Content-Length that it meets.
+ * Body bytes are thrown away in the kernel (recv with MSG_TRUNC, tcp(7)), or copied with -x. The CPU time of the
+ * server's processes is read from /proc at both ends of the measured window, so that it belongs to the same bytes.
+ * Prints one JSON object; any wrong response ends the run with status 1 and a line on stderr.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { HEAD_BYTES = 16384, COPY_BYTES = 262144, DISCARD_BYTES = 8 << 20, MAX_PIDS = 64, EVENTS = 256 };
+
+struct conn {
+    int fd;
+    double began;         /* when the request was sent */
+    long long left;       /* body bytes still to come; -1 while the head is read */
+    long long received;   /* bytes of this response, head included */
+    size_t head_used;
+    char head[HEAD_BYTES + 1];
+};
+
+static struct {
+    struct sockaddr_in address;
+    const char *method, *header;
+    char **paths;
+    int path_count, next_path;
+    int connections, status, copy;
+    long long length, requests;   /* -1: any; 0: until the time is over */
+    double warmup, seconds;
+    int pids[MAX_PIDS], pid_count;
+} options = {.method = "GET", .header = "", .connections = 1, .status = 200, .length = -1, .seconds = 3};
+
+static struct {
+    double began, own_cpu, server_cpu;
+    long long bytes, requests, reconnects;
+    float *latency;       /* microseconds */
+    size_t latency_room;
+} window;
+
+static char scratch[COPY_BYTES];
+
+static void die(const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    fputs("loadgen: ", stderr);
+    vfprintf(stderr, format, args);
+    fputc('\n', stderr);
+    va_end(args);
+    exit(1);
+}
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec + t.tv_nsec * 1e-9;
+}
+
+static double own_cpu(void)
+{
+    struct rusage u;
+    getrusage(RUSAGE_SELF, &u);
+    return u.ru_utime.tv_sec + u.ru_stime.tv_sec + (u.ru_utime.tv_usec + u.ru_stime.tv_usec) * 1e-6;
+}
+
+/* utime + stime of all threads of the server's processes, proc_pid_stat(5) fields 14 and 15. */
+static double server_cpu(void)
+{
+    double ticks = 0;
+    for (int i = 0; i < options.pid_count; i++) {
+        char name[64], text[1024];
+        unsigned long user, kernel;
+        snprintf(name, sizeof name, "/proc/%d/stat", options.pids[i]);
+        FILE *file = fopen(name, "r");
+        if (file == NULL)
+            die("server process %d is gone", options.pids[i]);
+        size_t n = fread(text, 1, sizeof text - 1, file);
+        fclose(file);
+        text[n] = 0;
+        char *after_name = strrchr(text, ')');
+        if (after_name == NULL ||
+            sscanf(after_name + 2, "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &kernel) != 2)
+            die("cannot read %s", name);
+        ticks += user + kernel;
+    }
+    return ticks / sysconf(_SC_CLK_TCK);
+}
+
+static void open_window(double at)
+{
+    window.began = at;
+    window.bytes = window.requests = window.reconnects = 0;
+    window.own_cpu = own_cpu();
+    window.server_cpu = server_cpu();
+}
+
+static void note_latency(double seconds)
+{
+    if ((size_t)window.requests == window.latency_room) {
+        window.latency_room = window.latency_room ? 2 * window.latency_room : 65536;
+        window.latency = realloc(window.latency, window.latency_room * sizeof(float));
+        if (window.latency == NULL)
+            die("out of memory");
+    }
+    window.latency[window.requests++] = (float)(seconds * 1e6);
+}
+
+static void send_request(struct conn *c)
+{
+    char text[4096];
+    const char *path = options.paths[options.next_path++ % options.path_count];
+    int n = snprintf(text, sizeof text, "%s %s HTTP/1.1\r\nHost: bench.local\r\n%s%s\r\n", options.method, path,
+                     options.header, *options.header ? "\r\n" : "");
+    if (n >= (int)sizeof text)
+        die("request is too long");
+    c->head_used = 0;
+    c->received = 0;
+    c->left = -1;
+    c->began = now();
+    if (send(c->fd, text, n, MSG_NOSIGNAL) != n)
+        die("send: %s", strerror(errno));
+}
+
+static void connect_to_server(struct conn *c, int epoll)
+{
+    int one = 1;
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = c};
+    c->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (c->fd < 0 || connect(c->fd, (struct sockaddr *)&options.address, sizeof options.address) < 0)
+        die("connect: %s", strerror(errno));
+    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    fcntl(c->fd, F_SETFL, O_NONBLOCK);
+    epoll_ctl(epoll, EPOLL_CTL_ADD, c->fd, &event);
+    send_request(c);
+}
+
+/* The value of a header field, or NULL. `head` ends with NUL. */
+static const char *field(const char *head, const char *name)
+{
+    size_t length = strlen(name);
+    for (const char *line = strstr(head, "\r\n"); line != NULL; line = strstr(line, "\r\n")) {
+        line += 2;
+        if (strncasecmp(line, name, length) == 0 && line[length] == ':')
+            return line + length + 1 + strspn(line + length + 1, " \t");
+    }
+    return NULL;
+}
+
+static void parse_head(struct conn *c, char *end)
+{
+    int status = 0;
+    *end = 0;
+    if (sscanf(c->head, "HTTP/1.1 %d", &status) != 1 || status != options.status)
+        die("expected status %d, got: %.60s", options.status, c->head);
+    const char *value = field(c->head, "content-length");
+    if (value == NULL)
+        die("response without Content-Length");
+    c->left = atoll(value);
+    if (options.length >= 0 && c->left != options.length)
+        die("expected Content-Length %lld, got %lld", options.length, c->left);
+    if (strcmp(options.method, "HEAD") == 0)
+        c->left = 0;
+    long long body = (long long)c->head_used - (end + 4 - c->head);
+    if (body > c->left)
+        die("%lld bytes more than Content-Length says", body - c->left);
+    c->left -= body;
+    window.bytes += body;
+}
+
+/* One recv. Returns 1 when the response is complete. */
+static int receive(struct conn *c, int epoll)
+{
+    ssize_t n;
+    if (c->left < 0)
+        n = recv(c->fd, c->head + c->head_used, HEAD_BYTES - c->head_used, 0);
+    else if (options.copy)
+        n = recv(c->fd, scratch, c->left < COPY_BYTES ? c->left : COPY_BYTES, 0);
+    else
+        n = recv(c->fd, NULL, c->left < DISCARD_BYTES ? c->left : DISCARD_BYTES, MSG_TRUNC);
+    if (n < 0) {
+        if (errno == EAGAIN)
+            return 0;
+        die("recv: %s", strerror(errno));
+    }
+    if (n == 0) {
+        if (c->received > 0)
+            die("connection ended %lld bytes short", c->left);
+        close(c->fd);   /* the server ended an idle connection: open another */
+        window.reconnects++;
+        connect_to_server(c, epoll);
+        return 0;
+    }
+    c->received += n;
+    if (c->left >= 0) {
+        c->left -= n;
+        window.bytes += n;
+        return c->left == 0;
+    }
+    c->head_used += n;
+    c->head[c->head_used] = 0;
+    char *end = strstr(c->head, "\r\n\r\n");
+    if (end != NULL)
+        parse_head(c, end);
+    else if (c->head_used == HEAD_BYTES)
+        die("response head is longer than %d bytes", HEAD_BYTES);
+    return c->left == 0;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x > y) - (x < y);
+}
+
+static void report(double at)
+{
+    double own = own_cpu() - window.own_cpu, server = server_cpu() - window.server_cpu;
+    size_t n = window.requests;
+    qsort(window.latency, n, sizeof(float), by_value);
+    printf("{\"seconds\": %.6f, \"bytes\": %lld, \"requests\": %zu, \"reconnects\": %lld, "
+           "\"own_cpu_seconds\": %.6f, \"server_cpu_seconds\": %.6f", at - window.began, window.bytes, n,
+           window.reconnects, own, server);
+    if (n > 0)
+        printf(", \"latency_us\": {\"p50\": %.1f, \"p99\": %.1f, \"max\": %.1f}", window.latency[n / 2],
+               window.latency[n * 99 / 100], window.latency[n - 1]);
+    puts("}");
+}
+
+static void run(void)
+{
+    struct epoll_event events[EVENTS];
+    int epoll = epoll_create1(EPOLL_CLOEXEC), measuring;
+    struct conn *conns = calloc(options.connections, sizeof *conns);
+    if (epoll < 0 || conns == NULL)
+        die("cannot start: %s", strerror(errno));
+    double began = now(), opens = began + options.warmup, ends = opens + options.seconds;
+    open_window(began);
+    measuring = options.warmup == 0;
+    for (int i = 0; i < options.connections; i++)
+        connect_to_server(&conns[i], epoll);
+    for (;;) {
+        double at = now();
+        if (!measuring && at >= opens) {
+            measuring = 1;
+            open_window(at);
+        }
+        double deadline = measuring ? ends : opens;
+        if (at >= ends) {
+            if (options.requests)
+                die("%lld of %lld requests in %.1f s", window.requests, options.requests, options.seconds);
+            break;
+        }
+        int n = epoll_wait(epoll, events, EVENTS, (int)((deadline - at) * 1000) + 1);
+        for (int i = 0; i < n; i++) {
+            struct conn *c = events[i].data.ptr;
+            if (!receive(c, epoll))
+                continue;
+            note_latency(now() - c->began);
+            if (options.requests && window.requests >= options.requests) {
+                report(now());
+                return;
+            }
+            send_request(c);
+        }
+    }
+    report(now());
+}
+
+static void parse_pids(char *list)
+{
+    for (char *pid = strtok(list, ","); pid != NULL; pid = strtok(NULL, ",")) {
+        if (options.pid_count == MAX_PIDS)
+            die("more than %d server processes", MAX_PIDS);
+        options.pids[options.pid_count++] = atoi(pid);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    int letter;
+    while ((letter = getopt(argc, argv, "c:d:w:n:s:l:p:m:H:x")) != -1) {
+        switch (letter) {
+        case 'c': options.connections = atoi(optarg); break;
+        case 'd': options.seconds = atof(optarg); break;
+        case 'w': options.warmup = atof(optarg); break;
+        case 'n': options.requests = atoll(optarg); break;
+        case 's': options.status = atoi(optarg); break;
+        case 'l': options.length = atoll(optarg); break;
+        case 'p': parse_pids(optarg); break;
+        case 'm': options.method = optarg; break;
+        case 'H': options.header = optarg; break;
+        case 'x': options.copy = 1; break;
+        default: return 2;
+        }
+    }
+    if (argc - optind < 3 || options.connections < 1) {
+        fprintf(stderr, "usage: %s [-c connections] [-d seconds] [-w warm-up seconds] [-n requests] [-s status]\n"
+                "       [-l Content-Length] [-p server pids] [-m method] [-H field] [-x] ADDRESS PORT PATH...\n", argv[0]);
+        return 2;
+    }
+    options.address.sin_family = AF_INET;
+    options.address.sin_port = htons(atoi(argv[optind + 1]));
+    if (inet_pton(AF_INET, argv[optind], &options.address.sin_addr) != 1)
+        die("not an IPv4 address: %s", argv[optind]);
+    options.paths = argv + optind + 2;
+    options.path_count = argc - optind - 2;
+    run();
+    return 0;
+}
