@@ -3,6 +3,7 @@
 Build modes, by environment variable; `make debug` and `make sanitize` build them apart from the usual one.
   FASTMIRROR_DEBUG=1      -O0 -g3 and Cython's bounds checks
   FASTMIRROR_SANITIZE=1   AddressSanitizer and UndefinedBehaviorSanitizer
+  FASTMIRROR_EDITABLE=1   no extensions at all: an editable install, for which `build_ext --inplace` makes them
 """
 
 import os
@@ -17,7 +18,7 @@ SANITIZE = os.environ.get("FASTMIRROR_SANITIZE") == "1"
 MODE = "sanitize" if SANITIZE else "debug" if DEBUG else "release"
 
 # Hand-written C that a module is linked with, beside its own ext/<name>.pyx.
-C_SOURCES: dict[str, list[str]] = {"hashing": ["ext/sha2.c"], "ingest": ["ext/ingest.c"]}
+C_SOURCES: dict[str, list[str]] = {"hashing": ["ext/sha2.c"], "ingest": ["ext/ingest_threads.c"]}
 
 flags = ["-std=gnu11", "-Wall", "-Wextra", "-Wno-unused-parameter", "-fvisibility=hidden"]
 flags += ["-Werror=implicit-function-declaration", "-Werror=incompatible-pointer-types", "-Werror=return-type"]
@@ -77,7 +78,7 @@ def extensions() -> list[Extension]:
     modules = [
         Extension(
             f"fastmirror._native.{path.stem}",
-            [str(path), *C_SOURCES.get(path.stem, [])],
+            [str(path)],
             include_dirs=["ext"],
             depends=[str(header) for header in Path("ext").glob("*.h")],
             extra_compile_args=flags,
@@ -95,6 +96,8 @@ def extensions() -> list[Extension]:
         compiler_directives=DIRECTIVES,
     )
     recipe.keep()
+    for module in made:  # after cythonize, which copies the C it is given to where it writes its own
+        module.sources += C_SOURCES.get(module.name.rpartition(".")[2], [])
     return made
 
 
@@ -102,7 +105,7 @@ if __name__ == "__main__":
     if sys.platform != "linux":
         sys.exit("fastmirror serves with Linux system calls (sendfile, accept4, epoll): it builds on Linux only")
     setup(
-        ext_modules=extensions(),
+        ext_modules=[] if os.environ.get("FASTMIRROR_EDITABLE") == "1" else extensions(),
         cmdclass={"build_ext": BuildExtensions},
         options={"build_ext": {"parallel": os.cpu_count() or 1}},
     )

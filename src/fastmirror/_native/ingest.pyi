@@ -23,6 +23,8 @@ class Job:
                 The descriptors are borrowed until ``done``: the caller closes them, and never before.
     """
 
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        """Raises TypeError: only :meth:`Ingester.start` makes jobs."""
     @property
     def offset(self) -> int:
         """Where in the file the first byte goes, in bytes."""

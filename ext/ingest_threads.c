@@ -1,0 +1,299 @@
+/* Source: see ingest_threads.h. */
+#define _GNU_SOURCE /* pthread_setname_np */
+#include "ingest_threads.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+  PIECE = 256 * 1024, /* bytes of one recv; smaller pieces cost CPU, larger ones gain nothing */
+  TURN = 1024 * 1024, /* bytes of one job before other sockets get their turn */
+  STACK = 256 * 1024, /* bytes reserved for a thread; a few KiB are touched */
+};
+
+typedef struct {
+  fm_ingester *ingester;
+  pthread_t id;
+  uint8_t *buffer;
+} fm_thread;
+
+struct fm_ingester {
+  int epoll;
+  int wake; /* eventfd towards the loop */
+  int kick; /* eventfd towards the threads: a job is ready, or `stopping`; edge-triggered, so never read */
+  int stopping;
+  int thread_count;
+  fm_thread *threads;
+  pthread_mutex_t lock; /* guards what follows and the links in the jobs; never held during I/O */
+  fm_job *running;
+  fm_job *ready, **ready_end;
+  fm_job *news, **news_end;
+  int woken; /* `wake` was written and the loop has not collected since */
+};
+
+static void signal_fd(int fd) {
+  uint64_t one = 1;
+  ssize_t n;
+  do n = write(fd, &one, sizeof one);
+  while (n < 0 && errno == EINTR);
+}
+
+static int64_t now_ns(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+/* With the lock held. True: the caller writes `wake` once it has released the lock. */
+static int add_news(fm_ingester *in, fm_job *job) {
+  if (!job->has_news) {
+    job->has_news = 1;
+    job->next_news = NULL;
+    *in->news_end = job;
+    in->news_end = &job->next_news;
+  }
+  int first = !in->woken;
+  in->woken = 1;
+  return first;
+}
+
+static void tell_progress(fm_ingester *in, fm_job *job) {
+  pthread_mutex_lock(&in->lock);
+  int first = add_news(in, job);
+  pthread_mutex_unlock(&in->lock);
+  if (first) signal_fd(in->wake);
+}
+
+/* The job must not be touched any more after this: its owner may free it. */
+static void end_job(fm_ingester *in, fm_job *job, int outcome, int error) {
+  /* Our own shutdown looks like a FIN or a reset to recv. */
+  int ours = outcome == FM_CLOSED || outcome == FM_RESET || outcome == FM_FAILED;
+  if (ours && __atomic_load_n(&job->cancelled, __ATOMIC_ACQUIRE)) outcome = FM_CANCELLED, error = 0;
+  if (job->watched) epoll_ctl(in->epoll, EPOLL_CTL_DEL, job->sock, NULL);
+  if (job->hash) fm_hash_give(job->hash);
+  job->error = error;
+  pthread_mutex_lock(&in->lock);
+  if (job->next) job->next->previous = job->previous;
+  if (job->previous) job->previous->next = job->next;
+  else in->running = job->next;
+  __atomic_store_n(&job->outcome, outcome, __ATOMIC_RELEASE);
+  int first = add_news(in, job);
+  pthread_mutex_unlock(&in->lock);
+  if (first) signal_fd(in->wake);
+}
+
+/* Writes and hashes; 0 or the errno of pwrite. What was written before the error counts as received. */
+static int store(fm_job *job, const uint8_t *data, size_t size) {
+  int64_t at = job->offset + fm_job_received(job);
+  size_t done = 0;
+  int error = 0;
+  while (done < size) {
+    ssize_t n = pwrite(job->file, data + done, size - done, at + (int64_t)done);
+    if (n > 0) done += (size_t)n;
+    else if (n == 0) error = EIO;
+    else if (errno != EINTR) error = errno;
+    if (error) break;
+  }
+  if (done && job->hash) fm_hash_update(job->hash, data, done);
+  if (done) {
+    __atomic_store_n(&job->progress_ns, now_ns(), __ATOMIC_RELAXED);
+    __atomic_store_n(&job->received, at - job->offset + (int64_t)done, __ATOMIC_RELEASE);
+  }
+  return error;
+}
+
+/* Lets any thread take the job when its socket is readable; whoever calls this does not touch the job again. */
+static void arm(fm_ingester *in, fm_job *job) {
+  struct epoll_event event = {.events = EPOLLIN | EPOLLONESHOT, .data.ptr = job};
+  int operation = job->watched ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, was_watched = job->watched;
+  job->watched = 1; /* before the call: after it the job may be another thread's */
+  if (epoll_ctl(in->epoll, operation, job->sock, &event) == 0) return;
+  job->watched = was_watched;
+  end_job(in, job, FM_FAILED, errno);
+}
+
+/* One turn of a job that this thread holds: ends it or arms it. */
+static void take_turn(fm_ingester *in, fm_job *job, uint8_t *buffer) {
+  int64_t before = fm_job_received(job), budget = TURN;
+  if (job->prefix_size) {
+    int error = store(job, job->prefix, job->prefix_size);
+    job->prefix_size = 0;
+    if (error) return end_job(in, job, FM_DISK, error);
+  }
+  for (;;) {
+    int64_t left = job->length - fm_job_received(job);
+    if (left == 0) return end_job(in, job, FM_COMPLETE, 0);
+    if (__atomic_load_n(&job->cancelled, __ATOMIC_ACQUIRE)) return end_job(in, job, FM_CANCELLED, 0);
+    if (budget <= 0) break;
+    ssize_t n = recv(job->sock, buffer, left < PIECE ? (size_t)left : PIECE, MSG_DONTWAIT);
+    if (n == 0) return end_job(in, job, FM_CLOSED, 0);
+    if (n > 0) {
+      int error = store(job, buffer, (size_t)n);
+      if (error) return end_job(in, job, FM_DISK, error);
+      budget -= n;
+    } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
+      break;
+    } else if (errno != EINTR) {
+      return end_job(in, job, errno == ECONNRESET || errno == EPIPE ? FM_RESET : FM_FAILED, errno);
+    }
+  }
+  if (fm_job_received(job) != before) tell_progress(in, job);
+  arm(in, job);
+}
+
+/* One job that waits for its first turn, or NULL; another thread is kicked for the next one. */
+static fm_job *take_ready(fm_ingester *in) {
+  pthread_mutex_lock(&in->lock);
+  fm_job *job = in->ready;
+  if (job) in->ready = job->next_ready;
+  if (!in->ready) in->ready_end = &in->ready;
+  int more = in->ready != NULL;
+  pthread_mutex_unlock(&in->lock);
+  if (more) signal_fd(in->kick);
+  return job;
+}
+
+static void *work(void *argument) {
+  fm_thread *me = argument;
+  fm_ingester *in = me->ingester;
+  struct epoll_event event;
+  while (!__atomic_load_n(&in->stopping, __ATOMIC_ACQUIRE)) {
+    if (epoll_wait(in->epoll, &event, 1, -1) != 1) continue;
+    fm_job *job = event.data.ptr ? event.data.ptr : take_ready(in);
+    if (job) take_turn(in, job, me->buffer);
+  }
+  signal_fd(in->kick); /* for the next thread to stop */
+  return NULL;
+}
+
+static int begin_thread(fm_ingester *in, fm_thread *thread, int number) {
+  pthread_attr_t attributes;
+  thread->ingester = in;
+  int error = posix_memalign((void **)&thread->buffer, 4096, PIECE);
+  if (error) return error;
+  pthread_attr_init(&attributes);
+  pthread_attr_setstacksize(&attributes, STACK);
+  error = pthread_create(&thread->id, &attributes, work, thread);
+  pthread_attr_destroy(&attributes);
+  if (error) return free(thread->buffer), error;
+  char name[16];
+  snprintf(name, sizeof name, "fm-ingest-%d", (unsigned char)number);
+  pthread_setname_np(thread->id, name);
+  return 0;
+}
+
+/* Signals are for the threads that Python knows. Those of a fault in the thread itself stay as they are. */
+static int begin_threads(fm_ingester *in, int count) {
+  static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP};
+  sigset_t blocked, old;
+  sigfillset(&blocked);
+  for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) sigdelset(&blocked, faults[i]);
+  pthread_sigmask(SIG_BLOCK, &blocked, &old);
+  int error = 0;
+  while (in->thread_count < count && !error) {
+    error = begin_thread(in, &in->threads[in->thread_count], in->thread_count);
+    if (!error) in->thread_count++;
+  }
+  pthread_sigmask(SIG_SETMASK, &old, NULL);
+  return error;
+}
+
+fm_ingester *fm_ingester_new(int threads) {
+  fm_ingester *in = calloc(1, sizeof *in);
+  if (!in) return NULL;
+  pthread_mutex_init(&in->lock, NULL);
+  in->ready_end = &in->ready;
+  in->news_end = &in->news;
+  in->epoll = epoll_create1(EPOLL_CLOEXEC);
+  in->wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+  in->kick = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+  in->threads = calloc((size_t)threads, sizeof *in->threads);
+  struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.ptr = NULL};
+  int error = 0;
+  if (in->epoll < 0 || in->wake < 0 || in->kick < 0 || !in->threads) error = errno;
+  else if (epoll_ctl(in->epoll, EPOLL_CTL_ADD, in->kick, &event)) error = errno;
+  else error = begin_threads(in, threads);
+  if (!error) return in;
+  fm_ingester_stop(in);
+  fm_ingester_free(in);
+  errno = error;
+  return NULL;
+}
+
+int fm_ingester_fd(const fm_ingester *in) { return in->wake; }
+
+int fm_ingester_start(fm_ingester *in, fm_job *job) {
+  int type;
+  socklen_t size = sizeof type;
+  if (getsockopt(job->sock, SOL_SOCKET, SO_TYPE, &type, &size)) return errno;
+  if (type != SOCK_STREAM) return EPROTOTYPE;
+  if (fcntl(job->file, F_GETFL) < 0) return errno;
+  job->progress_ns = now_ns();
+  pthread_mutex_lock(&in->lock);
+  job->next = in->running;
+  if (job->next) job->next->previous = job;
+  in->running = job;
+  *in->ready_end = job;
+  in->ready_end = &job->next_ready;
+  pthread_mutex_unlock(&in->lock);
+  signal_fd(in->kick);
+  return 0;
+}
+
+fm_job *fm_ingester_collect(fm_ingester *in) {
+  uint64_t count;
+  if (in->wake >= 0) while (read(in->wake, &count, sizeof count) < 0 && errno == EINTR) continue;
+  pthread_mutex_lock(&in->lock);
+  fm_job *first = in->news;
+  for (fm_job *job = first; job; job = job->next_news) {
+    job->has_news = 0;
+    job->next_collected = job->next_news;
+    job->final = fm_job_outcome(job) != FM_RUNNING;
+  }
+  in->news = NULL;
+  in->news_end = &in->news;
+  in->woken = 0;
+  pthread_mutex_unlock(&in->lock);
+  return first;
+}
+
+/* A socket that was shut down stays readable, so that the job is taken by a thread however often it is armed. */
+void fm_ingester_cancel(fm_job *job) {
+  if (fm_job_outcome(job) != FM_RUNNING) return;
+  __atomic_store_n(&job->cancelled, 1, __ATOMIC_RELEASE);
+  shutdown(job->sock, SHUT_RDWR);
+}
+
+static void close_fds(fm_ingester *in) {
+  int *fds[] = {&in->epoll, &in->wake, &in->kick};
+  for (size_t i = 0; i < sizeof fds / sizeof *fds; i++) {
+    if (*fds[i] >= 0) close(*fds[i]);
+    *fds[i] = -1;
+  }
+}
+
+void fm_ingester_stop(fm_ingester *in) {
+  __atomic_store_n(&in->stopping, 1, __ATOMIC_RELEASE);
+  if (in->kick >= 0) signal_fd(in->kick);
+  for (int i = 0; i < in->thread_count; i++) pthread_join(in->threads[i].id, NULL);
+  while (in->running) end_job(in, in->running, FM_CANCELLED, 0);
+  close_fds(in);
+}
+
+void fm_ingester_abandon(fm_ingester *in) { close_fds(in); }
+
+void fm_ingester_free(fm_ingester *in) {
+  for (int i = 0; i < in->thread_count; i++) free(in->threads[i].buffer);
+  free(in->threads);
+  pthread_mutex_destroy(&in->lock);
+  free(in);
+}
