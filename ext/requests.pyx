@@ -72,7 +72,7 @@ cdef class RequestReader:
             try:
                 self.parser.feed_data(data if step == size else data[at:at + step])
             except HttpParserUpgrade:
-                self.stopped = True    # answered as an ordinary request; what follows is not HTTP/1.1 to us
+                self.stopped = True    # answered as an ordinary request, the last one: what follows is not HTTP/1.1
             except HttpParserError:
                 self.refuse(400, "malformed HTTP")
             at += step
@@ -138,7 +138,8 @@ cdef class RequestReader:
             return
         self.head_bytes = 0
         self.complete += 1
-        keep_alive = self.parser.should_keep_alive() and self.parser.get_http_version() == "1.1"
+        keep_alive = (self.parser.should_keep_alive() and self.parser.get_http_version() == "1.1"
+                      and not self.parser.should_upgrade())
         if self.not_allowed:
             self.queue.append(Refusal(405, "only GET and HEAD", not keep_alive))
         else:

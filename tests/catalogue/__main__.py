@@ -18,7 +18,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.catalogue", description="Run the HTTP catalogue.")
     parser.add_argument("host", nargs="?", help="IPv4 address of the registry listener")
     parser.add_argument("port", nargs="?", type=int)
-    parser.add_argument("--make-fixture", metavar="DIR", type=Path, help="write the content that a server must have, and end")
+    parser.add_argument("--make-fixture", metavar="DIR", type=Path, help="write what a server must have, and end")
     parser.add_argument("--pid", type=int, help="the server's process; found by its port if not given")
     parser.add_argument("--header-timeout", type=float, default=10.0, help="what the server is set to (seconds)")
     parser.add_argument("--idle-timeout", type=float, default=75.0, help="what the server is set to (seconds)")

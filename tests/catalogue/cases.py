@@ -65,8 +65,10 @@ def load(file: Path = FILE) -> list[Case]:
     """All cases. A field that is not known is an error, not a case that checks less than it says."""
     cases = []
     for entry in json.loads(file.read_text()):
-        lists = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
-        cases.append(Case(**lists))
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()
+        }
+        cases.append(Case(**fields))
     names = {case.id for case in cases}
     assert len(names) == len(cases), "two cases have the same id"
     assert all(not case.same_headers_as or case.same_headers_as in names for case in cases)

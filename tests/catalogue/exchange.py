@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from tests.catalogue.cases import Case
 from tests.kit.wire import Address, End
 
-LATEST = 14.0  # seconds until an answer or an end must have come: the longest header timeout that a case allows, and more
+LATEST = 14.0  # seconds until an answer or an end must have come: the header timeout that cases allow, and more
 QUIET = 0.2  # seconds without a byte, after which an answer is taken for the last one
 _PIECE = 1 << 20
 

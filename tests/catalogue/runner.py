@@ -66,9 +66,7 @@ class Runner:
 
     def _judge(self, case: Case, outcomes: dict[str, Outcome]) -> list[str]:
         outcome = outcomes[case.id]
-        problems = judge(
-            case, outcome, self._fixture, default_registry=self._default_registry, slack=NOISE
-        )
+        problems = judge(case, outcome, self._fixture, default_registry=self._default_registry, slack=NOISE)
         other = outcomes.get(case.same_headers_as)
         if other is not None and outcome.replies and other.replies:
             problems += same_headers(outcome.replies[0], other.replies[0])
@@ -81,18 +79,22 @@ class Runner:
         """Alone, with the peak of the server's memory; again if it was too slow, in case that was not its fault."""
         payload = case.payload(self._fixture)  # before the measurement: it may be large itself
         pid = self._server.pid
-        for _ in range(_TRIES):
-            before = 0
-            if pid is not None:
-                proc.reset_peak(pid)
-                before = proc.rss_kib(pid)
-            outcome = exchange(case, self._server.address, payload)
-            if pid is not None:
-                outcome.rss_growth_kib = proc.peak_kib(pid) - before
-            elif case.max_rss_mib:
-                outcome.problems.append("memory cannot be measured: the server's process was not found on this machine")
+        for _ in range(_TRIES - 1):
+            outcome = self._measure(case, payload, pid)
             if not case.max_ms or outcome.first_byte_ms <= case.max_ms * NOISE:
-                break
+                return outcome
+        return self._measure(case, payload, pid)
+
+    def _measure(self, case: Case, payload: bytes, pid: int | None) -> Outcome:
+        if pid is None:
+            outcome = exchange(case, self._server.address, payload)
+            if case.max_rss_mib:
+                outcome.problems.append("memory cannot be measured: the server's process was not found here")
+            return outcome
+        proc.reset_peak(pid)
+        before = proc.rss_kib(pid)
+        outcome = exchange(case, self._server.address, payload)
+        outcome.rss_growth_kib = proc.peak_kib(pid) - before
         return outcome
 
     @staticmethod

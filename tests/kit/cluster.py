@@ -28,7 +28,7 @@ def free_port(host: str) -> int:
 
 @contextlib.contextmanager
 def cluster(
-    stores: Sequence[Path], *, extra_peers: Sequence[str] = (), flags: Mapping[str, object] | None = None, **setup: object
+    stores: Sequence[Path], *, extra_peers: Sequence[str] = (), flags: Mapping[str, object] | None = None
 ) -> Iterator[list[Node]]:
     """One node per store, each knowing the others and ``extra_peers`` (as ``host:port``, asked last)."""
     hosts = loopback_hosts(len(stores))
@@ -38,6 +38,6 @@ def cluster(
         for index, (store, host) in enumerate(zip(stores, hosts, strict=True)):
             others = [*listeners[:index], *listeners[index + 1 :], *extra_peers]
             port = int(listeners[index].rpartition(":")[2])
-            node = Node(Setup(store, host=host, peer_port=port, peers=others, flags=flags or {}, **setup))  # type: ignore[arg-type]
-            nodes.append(stack.enter_context(node))
+            setup = Setup(store, host=host, peer_port=port, peers=others, flags=flags or {})
+            nodes.append(stack.enter_context(Node(setup)))
         yield nodes

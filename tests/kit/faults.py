@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 
 class Seen(NamedTuple):
-    """One request as the peer saw it. ``index`` counts the GETs so far, from 0."""
+    """One request as the peer saw it. ``number`` counts the GETs before it."""
 
     method: str
     target: str
     reference: str
     start: int | None
-    index: int
+    number: int
     headers: dict[str, str]
 
 
@@ -30,6 +30,7 @@ class Fault(NamedTuple):
 Plan = Callable[[Seen], Fault | None]
 """Chooses the fault of an answer; None: the answer is right."""
 
+
 def healthy(seen: Seen) -> Fault | None:
     """The plan of a peer without faults."""
     return None
@@ -37,7 +38,7 @@ def healthy(seen: Seen) -> Fault | None:
 
 def on_get(*faults: Fault | None) -> Plan:
     """HEAD is answered rightly; the nth GET with the nth fault, and all further ones with the last."""
-    return lambda seen: faults[min(seen.index, len(faults) - 1)] if seen.method == "GET" else None
+    return lambda seen: faults[min(seen.number, len(faults) - 1)] if seen.method == "GET" else None
 
 
 def always(fault: Fault) -> Plan:

@@ -5,6 +5,7 @@ One thread per connection. What a peer may be asked is a pull over HTTP/1.1: HEA
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import socket
@@ -107,9 +108,9 @@ class FaultyPeer:
         match = _TARGET.match(target)
         asked = re.fullmatch(r"bytes=(\d+)-\d*", headers.get("range", ""))
         with self._lock:
-            index = sum(1 for r in self.requests if r.method == "GET")
+            number = sum(1 for r in self.requests if r.method == "GET")
             seen = Seen(
-                method, target, match["reference"] if match else "", int(asked[1]) if asked else None, index, headers
+                method, target, match["reference"] if match else "", int(asked[1]) if asked else None, number, headers
             )
             self.requests.append(seen)
         return seen
@@ -259,7 +260,5 @@ _EARLY: dict[str, Callable[[FaultyPeer, socket.socket, Fault], bool]] = {
 
 def _wake(sock: socket.socket) -> None:
     """Make a thread that waits on the socket return."""
-    try:
+    with contextlib.suppress(OSError):  # already ended
         sock.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass  # already ended

@@ -93,7 +93,8 @@ def assert_legal(answer: Answer) -> None:
     if answer.status == 206:
         unit, _, rest = answer.headers["content-range"].partition(" ")
         first, last = rest.partition("/")[0].split("-")
-        assert unit == "bytes" and int(last) - int(first) + 1 == int(answer.headers["content-length"])
+        assert unit == "bytes"
+        assert int(last) - int(first) + 1 == int(answer.headers["content-length"])
     if answer.status == 416:
         assert answer.headers["content-range"].startswith("bytes */")
 
@@ -103,8 +104,9 @@ def assert_prefix(answer: Answer, truth: bytes, start: int = 0) -> None:
     if answer.status in (200, 206):
         expected = truth[start : start + len(answer.body)]
         if answer.body != expected:
-            wrong = next((i for i, (a, b) in enumerate(zip(answer.body, expected, strict=False)) if a != b), len(expected))
-            raise AssertionError(f"wrong byte at {start + wrong} of {len(truth)} ({len(answer.body)} arrived)")
+            pairs = enumerate(zip(answer.body, expected, strict=False))
+            wrong = start + next((at for at, (mine, true) in pairs if mine != true), len(expected))
+            raise AssertionError(f"wrong byte at {wrong} of {len(truth)} ({len(answer.body)} arrived)")
 
 
 def assert_invariants(

@@ -33,7 +33,8 @@ def dump(document: object) -> bytes:
 
 def image(layers: list[bytes], *, config: bytes = b"", **more: object) -> tuple[bytes, list[bytes]]:
     """A manifest over these layers, and the blobs it names (its config, then the layers)."""
-    config = config or dump({"architecture": "amd64", "os": "linux", "config": {}, "rootfs": {"type": "layers", "diff_ids": []}})
+    rootfs = {"type": "layers", "diff_ids": []}
+    config = config or dump({"architecture": "amd64", "os": "linux", "config": {}, "rootfs": rootfs})
     document = {
         "schemaVersion": 2,
         "mediaType": OCI_MANIFEST,

@@ -69,7 +69,7 @@ class Log:
             self._news.notify_all()
 
     def events(self) -> list[dict[str, Any]]:
-        """Every line as its JSON object; lines that are none are left out (``problems`` reports them)."""
+        """Every line as its JSON object; lines that are no events are left out (``problems`` reports them)."""
         return [event for event in map(_parse, list(self.lines)) if event is not None]
 
     def wait(self, name: str, seconds: float = 15.0) -> dict[str, Any]:
@@ -89,14 +89,12 @@ class Log:
                 self._news.wait(left)
 
     def problems(self, expected: Iterable[str] = ()) -> list[str]:
-        """Lines that are not JSON, and lines of level error whose event is not ``expected``."""
+        """Lines that are no JSON event, and lines of level error whose event is not ``expected``."""
         allowed = set(expected)
         bad = []
         for line in list(self.lines):
             event = _parse(line)
-            if event is None or "Traceback" in line:
-                bad.append(line)
-            elif str(event.get("level", "")).lower() in ("error", "critical") and event.get("event") not in allowed:
+            if event is None or (event["level"] in ("error", "critical") and event["event"] not in allowed):
                 bad.append(line)
         return bad
 
@@ -110,7 +108,7 @@ def _parse(line: str) -> dict[str, Any] | None:
         event = json.loads(line)
     except ValueError:
         return None
-    return event if isinstance(event, dict) else None
+    return event if isinstance(event, dict) and {"level", "event"} <= event.keys() else None
 
 
 class Node:
@@ -125,7 +123,11 @@ class Node:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("FASTMIRROR_")}
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (_SOURCE, environment.get("PYTHONPATH", ""))))
         self._process = subprocess.Popen(
-            setup.command(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
+            setup.command(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=environment,
         )
         assert self._process.stderr is not None
         self.log = Log(self._process.stderr)

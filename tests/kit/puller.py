@@ -16,16 +16,14 @@ from typing import Final, NamedTuple
 
 from tests.kit.wire import Address, Answer, End, NoAnswer, Wire
 
-_ACCEPT: Final = ", ".join(
-    (
-        "application/vnd.docker.distribution.manifest.v2+json",
-        "application/vnd.docker.distribution.manifest.list.v2+json",
-        "application/vnd.oci.image.manifest.v1+json",
-        "application/vnd.oci.image.index.v1+json",
-        "*/*",
-    )
+_INDEXES: Final = (
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
 )
-_INDEXES: Final = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
+_ACCEPT: Final = (
+    "application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json, "
+    "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, */*"
+)
 _IDLE_RETRIES: Final = 3  # reopens without a new byte, then containerd gives up
 _CODINGS: Final = "zstd;q=1.0, gzip;q=0.8, deflate;q=0.5"
 
@@ -118,8 +116,9 @@ class Puller:
         All pieces come from the first host; an error status on any of them fails the pull.
         """
         target = self._target(repository, "blobs", digest)
+        starts = range(0, size, chunk)
         with ThreadPoolExecutor(workers) as pool:
-            body = b"".join(pool.map(lambda start: self._piece(target, start, min(chunk, size - start)), range(0, size, chunk)))
+            body = b"".join(pool.map(lambda start: self._piece(target, start, min(chunk, size - start)), starts))
         if digest != "sha256:" + hashlib.sha256(body).hexdigest():
             raise PullFailed(f"unexpected commit digest for {digest}")
         return body
