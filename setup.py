@@ -86,7 +86,7 @@ def extensions() -> list[Extension]:
         )
         for path in sorted(Path("ext").glob("*.pyx"))
     ]
-    generated = Path("build/cython-debug" if DEBUG else "build/cython")
+    generated = Path("build/cython" if MODE == "release" else f"build/{MODE}/cython")
     recipe = Recipe(generated / ".recipe")
     made: list[Extension] = cythonize(
         modules,

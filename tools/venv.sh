@@ -42,5 +42,5 @@ pip="env PIP_DISABLE_PIP_VERSION_CHECK=1 .venv/bin/python -m pip install --quiet
 .venv/bin/python -c 'import pip, sys; sys.exit(tuple(map(int, pip.__version__.split(".")[:2])) < (25, 1))' ||
     $pip --upgrade 'pip>=25.1'
 $pip --group build --group test --group lint
-$pip --no-build-isolation --editable .
+FASTMIRROR_EDITABLE=1 $pip --no-build-isolation --editable .
 echo "$wanted" >.venv/.made-from
