@@ -55,7 +55,15 @@ class HttpMetrics:
         self.hangups = counter(
             "hangups_total", "Bodies that we ended before their end because no source was left or on shutdown.", **by
         )
-        self.truncated = counter("truncated_files_total", "Bodies cut because the local file was too short.", **by)
+        self.truncated = counter("truncated_files_total", "Bodies cut because the file could not be read on.", **by)
+
+    def native(self) -> tuple[tuple[Family[Cell], str], ...]:
+        """The metrics by listener, and the names that they have in native code."""
+        return (
+            (self.accepted, "accepted"), (self.requests, "requests"), (self.cached, "cached"),
+            (self.refused, "refused"), (self.body_bytes, "body_bytes"), (self.clients_left, "clients_left"),
+            (self.hangups, "hangups"), (self.truncated, "truncated"),
+        )  # fmt: skip
 
 
 class PullMetrics:
@@ -109,7 +117,6 @@ class NodeMetrics:
         self.build_info.at(__version__, platform.python_version()).set(1)
         self.ready = gauge("ready", "1 while /readyz says yes.")
         self.blobs = gauge("blobs", "Blobs and manifests that are here.")
-        self.advertised_keys = gauge("advertised_keys", "Digests and tags that other nodes are told about.")
         self.loop_lag_seconds = histogram(
             "loop_lag_seconds", "How late the event loop runs what is due; probed twice a second."
         )

@@ -1,0 +1,221 @@
+"""The command line.
+
+Exit codes: 0 done; 1 cannot, and the text says what to do; 2 wrong use or wrong settings; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from fastmirror import __version__
+from fastmirror.config import check
+from fastmirror.config.load import Field, Loaded, fields, load
+from fastmirror.errors import ConfigError, FastmirrorError, NameInvalid
+from fastmirror.oci.reference import Reference
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_format_option = click.option(
+    "-o", "--output", type=click.Choice(["table", "json"]), default="table", help="how to print", show_default=True
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.option("--debug", is_flag=True, help="Show tracebacks of errors (anywhere on the line).")
+def fastmirror(**_: Any) -> None:
+    """A node-local, peer-to-peer mirror for OCI images, in front of containerd."""
+
+
+def settings_options(*names: str) -> Callable[[Command], Command]:
+    """Options for the named settings (all without names), and ``--config``, generated from the settings' type."""
+
+    def decorate(command: Command) -> Command:
+        for field in reversed(fields()):
+            if not names or field.name in names:
+                command = _option(field)(command)
+        return click.option("--config", metavar="FILE", help="TOML file with settings [env: FASTMIRROR_CONFIG]")(
+            command
+        )
+
+    return decorate
+
+
+def _option(field: Field) -> Callable[[Command], Command]:
+    default = text(field.default)
+    notes = [f"default: {default}"] if default else []
+    notes.append(f"env: {field.variable}")
+    metavar = "|".join(field.choices) if field.choices else field.form.upper()
+    return click.option(
+        field.flag,
+        field.name,
+        multiple=field.many,
+        metavar=metavar + (",..." if field.many else ""),
+        help=f"{field.help} [{'; '.join(notes)}]",
+    )
+
+
+def text(value: object) -> str:
+    """A setting's value as it is written in the environment."""
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _load(config: str | None, given: dict[str, Any]) -> Loaded:
+    return load({name: value for name, value in given.items() if value not in (None, ())}, os.environ, config)
+
+
+@fastmirror.command()
+@settings_options()
+def serve(config: str | None, **given: Any) -> None:
+    """Serve this node's images to its containerd and to other nodes."""
+    settings = _load(config, given).settings
+    from fastmirror import daemon  # here, so that the other commands start without the server
+
+    daemon.run(settings)
+
+
+@fastmirror.command("import")
+@click.argument("archives", metavar="FILE...", nargs=-1, required=True)
+@click.option("--name", metavar="REF", help="Name for the image, such as docker.io/library/debian:12 (one FILE only).")
+@settings_options("store")
+@_format_option
+def import_(archives: tuple[str, ...], name: str | None, config: str | None, output: str, **given: Any) -> None:
+    """Put images from archives into an OCI image layout.
+
+    A FILE is an oci-archive or what docker save writes, "-" is standard input. The first --store gets the images.
+    """
+    reference = _reference(name, len(archives))
+    settings = _load(config, given).settings
+    from fastmirror.store.importer import import_archive
+    from fastmirror.store.layout import open_layout
+
+    rows = []
+    with contextlib.closing(open_layout(Path(check.store(settings.stores.store[0]).path), create=True)) as store:
+        for archive in archives:
+            for image in import_archive(store, archive, reference, _progress(archive)):
+                target = store.resolve(image)
+                rows.append((str(image), "" if target is None else str(target.digest)))
+    if output == "json":
+        click.echo(json.dumps([{"name": image, "digest": digest} for image, digest in rows]))
+    else:
+        click.echo(table([("NAME", "DIGEST"), *rows]))
+
+
+def _reference(name: str | None, files: int) -> Reference | None:
+    if name is None:
+        return None
+    if files > 1:
+        raise ConfigError("name: one name cannot be given to several files (from --name); import them one by one")
+    try:
+        return Reference.parse(name)
+    except NameInvalid as error:
+        raise ConfigError(f"name: {error.message}, not {json.dumps(name)[:200]} (from --name)") from None
+
+
+def _progress(archive: str) -> Callable[[int, int], None]:
+    """Shows how far it is on a terminal, and nothing elsewhere."""
+    shown = -1
+    terminal = sys.stderr.isatty()
+
+    def show(done: int, total: int) -> None:
+        nonlocal shown
+        percent = done * 100 // total if total else 100
+        if terminal and percent != shown:
+            shown = percent
+            click.echo(f"\r{Path(archive).name}: {percent} %" + ("\n" if percent == 100 else ""), err=True, nl=False)
+
+    return show
+
+
+@fastmirror.group()
+def config() -> None:
+    """Look at settings."""
+
+
+@config.command("show")
+@settings_options()
+@_format_option
+def show(config: str | None, output: str, **given: Any) -> None:
+    """Print each setting and where its value came from."""
+    loaded = _load(config, given)
+    rows = [
+        (field, getattr(getattr(loaded.settings, field.section), field.name), loaded.origins[field.name])
+        for field in fields()
+    ]
+    if output == "json":
+        click.echo(
+            json.dumps(
+                {
+                    field.name: {"value": value, "origin": {"kind": origin.kind, "where": origin.where}}
+                    for field, value, origin in rows
+                },
+                indent=2,
+            )
+        )
+    else:
+        click.echo(table([("SETTING", "VALUE", "FROM"), *((f.name, text(value), str(o)) for f, value, o in rows)]))
+
+
+@fastmirror.command()
+@_format_option
+def version(output: str) -> None:
+    """Print the version of fastmirror and of what it is built on."""
+    versions = {"fastmirror": __version__, "python": platform.python_version()}
+    versions |= {name: metadata.version(name) for name in ("uvloop", "httptools", "msgspec")}
+    if output == "json":
+        click.echo(json.dumps(versions))
+    else:
+        click.echo(table(list(versions.items())))
+
+
+def table(rows: Sequence[tuple[str, ...]]) -> str:
+    """Columns for a terminal: padded, two spaces between, no borders; text outside ASCII escaped."""
+    cells = [[json.dumps(cell)[1:-1].replace('\\"', '"').replace("\\\\", "\\") for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in cells)
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run a command and exit; what goes wrong is one line on stderr."""
+    args = list(sys.argv[1:] if args is None else args)
+    debug = "--debug" in args
+    try:
+        code = fastmirror.main([arg for arg in args if arg != "--debug"], prog_name="fastmirror", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(2)
+    except click.ClickException as error:
+        _fail(error, error.format_message(), 2, debug)
+    except ConfigError as error:
+        _fail(error, str(error), 2, debug)
+    except FastmirrorError as error:
+        _fail(error, str(error), 1, debug)
+    except (KeyboardInterrupt, click.Abort):
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at exit
+        sys.exit(1)
+    except Exception as error:  # noqa: BLE001 - the last resort; --debug shows the traceback
+        what = f"a defect in fastmirror: {type(error).__name__}: {error}; --debug shows where"
+        _fail(error, what, 1, debug)
+
+
+def _fail(error: BaseException, message: str, code: int, debug: bool) -> NoReturn:
+    if debug:
+        traceback.print_exception(error)
+    line = " ".join(message.split()).encode("ascii", "backslashreplace").decode()
+    click.echo(f"fastmirror: {line}", err=True)
+    sys.exit(code)

@@ -1,0 +1,227 @@
+"""The composition root: builds the parts, runs them in one TaskGroup, and stops them in order.
+
+The only place that knows concrete classes. Stopping: not ready, withdraw from the other nodes, no new connections,
+running transfers end within ``drain_timeout``, then everything else ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import resource
+import signal
+import socket
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import uvloop
+
+from fastmirror import __version__, admin
+from fastmirror._native.endpoint import Pace
+from fastmirror.config import Settings, check
+from fastmirror.errors import FastmirrorError, StoreError
+from fastmirror.http.limits import Admission
+from fastmirror.http.server import Server
+from fastmirror.mirror.answers import refusal_reply
+from fastmirror.mirror.app import Mirror
+from fastmirror.mirror.filters import Filters
+from fastmirror.mirror.local import Local
+from fastmirror.observe import log as logs
+from fastmirror.observe.lag import watch_lag
+from fastmirror.observe.metrics import Metrics
+from fastmirror.store import Arrived, BlobStore, ContentEvent
+from fastmirror.store.layout import LayoutStore, open_layout
+from fastmirror.store.several import SeveralStores
+
+log = logging.getLogger(__name__)
+
+ADMIN_CONNECTIONS: Final = 64
+
+
+def run(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT, then drain and return; a second signal ends the process at once.
+
+    Raises StoreError or StartFailed if it cannot begin; what a part raises later ends the daemon.
+    """
+    handler = logs.setup(settings.log.log_level)
+    _raise_file_limit()
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_until_signalled(settings, handler))
+    except BaseExceptionGroup as group:
+        error = _first(group)
+        if not isinstance(error, FastmirrorError):
+            log.error("a part of the daemon failed", exc_info=error, extra={"event": "daemon.part_failed"})
+        raise error from None
+
+
+async def _until_signalled(settings: Settings, handler: logs.StderrHandler) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+
+    def signalled(number: int) -> None:
+        name = signal.Signals(number).name
+        if stop.is_set():
+            log.warning("second signal: ending at once", extra={"event": "daemon.killed", "signal": name})
+            os._exit(128 + number)
+        log.info("ending", extra={"event": "daemon.signal_received", "signal": name})
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signalled, number)
+    node = Node(settings)
+    node.metrics.node.log_lines_dropped.at().follow(lambda: handler.dropped)
+    await node.run(stop)
+
+
+class Node:
+    """All parts of one serving node. :meth:`run` owns them: whatever happens, they are closed when it returns."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.readiness = admin.Readiness()
+        self.registry: Server
+        self.peer: Server
+        self.admin: Server
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until ``stop`` is set, then drain. Raises StoreError, StartFailed, or a group with a part's error."""
+        async with contextlib.AsyncExitStack() as closing:
+            store = _open_stores(self.settings, self.readiness)
+            closing.callback(store.close)
+            await self._build(store, closing)
+            async with asyncio.TaskGroup() as group:
+                parts = [
+                    group.create_task(store.run(), name="store"),
+                    group.create_task(watch_lag(self.metrics.node.loop_lag_seconds.at()), name="lag"),
+                ]
+                self._say_serving()
+                await stop.wait()
+                await self._drain()
+                for part in parts:
+                    part.cancel()
+        log.info("ended", extra={"event": "daemon.ended"})
+
+    async def _build(self, store: BlobStore, closing: contextlib.AsyncExitStack) -> None:
+        settings, metrics = self.settings, self.metrics
+        serve = settings.serve
+        local = Local(store, Filters(settings.stores.allow, settings.stores.deny))
+        pace, own = Pace(), _own_addresses()
+        admission = Admission(serve.max_connections, serve.max_connections_per_address, own)
+        for_clients = Mirror(local, default_registry=serve.default_registry)
+        for_peers = Mirror(local, default_registry=serve.default_registry)
+        self.registry = Server(serve, for_clients, refusal_reply, pace=pace, admission=admission)
+        closing.push_async_callback(self.registry.close)
+        self.peer = Server(serve, for_peers, refusal_reply, pace=pace, admission=admission)
+        closing.push_async_callback(self.peer.close)
+        answer = admin.Admin(self.readiness, metrics)
+        few = Admission(ADMIN_CONNECTIONS, ADMIN_CONNECTIONS, own)
+        self.admin = Server(serve, answer, admin.refuse, pace=Pace(), admission=few)
+        closing.push_async_callback(self.admin.close)
+        closing.callback(store.subscribe(self._forget_answers))
+        self._measure(store, admission, {"registry": for_clients, "peer": for_peers})
+        self.registry.listen(serve.registry_addr, "registry_addr")
+        self.peer.listen(serve.peer_addr, "peer_addr")
+        self.admin.listen(serve.admin_addr, "admin_addr")
+
+    def _measure(self, store: BlobStore, admission: Admission, mirrors: dict[str, Mirror]) -> None:
+        http, pull, node = self.metrics.http, self.metrics.pull, self.metrics.node
+        for name, server in (("registry", self.registry), ("peer", self.peer), ("admin", self.admin)):
+            connections = server.endpoint.connections
+            http.connections.at(name).follow(partial(len, connections))
+            for family, counter in http.native():
+                family.at(name).follow(partial(getattr, server.stats, counter))
+        http.turned_away.at().follow(lambda: admission.turned_away)
+        for name, mirror in mirrors.items():
+            for source, counter in (("local", "local"), ("peers", "elsewhere"), ("none", "missed")):
+                pull.pulls.at(source, name).follow(partial(getattr, mirror.served, counter))
+            for source, counter in (("local", "local_bytes"), ("peers", "elsewhere_bytes")):
+                pull.bytes.at(source, name).follow(partial(getattr, mirror.served, counter))
+        node.ready.at().follow(lambda: not self.readiness.reasons())
+        node.blobs.at().follow(lambda: sum(1 for _ in store.digests()))
+
+    def _forget_answers(self, event: ContentEvent) -> None:
+        if not isinstance(event, Arrived):  # nothing is kept for what is not here
+            self.registry.endpoint.answers.clear()
+            self.peer.endpoint.answers.clear()
+
+    def _say_serving(self) -> None:
+        self.readiness.begin()
+        log.info(
+            "serving",
+            extra={
+                "event": "daemon.serving",
+                "version": __version__,
+                "registry": self.registry.addresses[0],
+                "peer": self.peer.addresses[0],
+                "admin": self.admin.addresses[0],
+                "store": self.settings.stores.store,
+                "peers": len(self.settings.fetch.peers),
+            },
+        )
+
+    async def _drain(self) -> None:
+        self.readiness.end("draining")
+        servers = (self.registry, self.peer)
+        busy = sum(len(server.endpoint.connections) for server in servers)
+        log.info("draining", extra={"event": "daemon.drain_started", "connections": busy})
+        try:
+            async with asyncio.timeout(self.settings.serve.drain_timeout), asyncio.TaskGroup() as group:
+                for server in servers:
+                    group.create_task(server.drain(), name="drain")
+        except TimeoutError:
+            left = sum(len(server.endpoint.connections) for server in servers)
+            log.warning("drain_timeout is over", extra={"event": "daemon.transfers_cut", "connections": left})
+
+
+def _open_stores(settings: Settings, readiness: admin.Readiness) -> BlobStore:
+    """Open every store, all or none. Raises StoreError that names the setting."""
+    with contextlib.ExitStack() as opened:
+        stores: list[LayoutStore] = []
+        for text in settings.stores.store:
+            path = Path(check.store(text).path)
+            existed = path.exists()
+            try:
+                store = open_layout(path, create=True)
+            except StoreError as error:
+                raise StoreError(f"store: {error}") from error
+            opened.callback(store.close)
+            stores.append(store)
+            readiness.watch(partial(_why_unreadable, text, path / "blobs"))
+            if not existed:
+                log.info("an empty store was made", extra={"event": "daemon.store_created", "store": text})
+        opened.pop_all()
+    return stores[0] if len(stores) == 1 else SeveralStores(stores)
+
+
+def _why_unreadable(text: str, blobs: Path) -> str | None:
+    return None if os.access(blobs, os.R_OK | os.X_OK) else f"store {text}: its blobs cannot be read"
+
+
+def _own_addresses() -> frozenset[str]:
+    """The addresses of this node as of now. Source: proc(5), /proc/net/fib_trie and /proc/net/if_inet6."""
+    found = set()
+    with contextlib.suppress(OSError):
+        table = Path("/proc/net/fib_trie").read_text()
+        found.update(re.findall(r"\|-- ([0-9.]+)\n\s+/32 host LOCAL", table))
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/net/if_inet6").read_text().splitlines():
+            found.add(socket.inet_ntop(socket.AF_INET6, bytes.fromhex(line.split()[0])))
+    return frozenset(found)
+
+
+def _raise_file_limit() -> None:
+    """Each connection and each blob being sent takes a descriptor; the soft limit is 1024 on most systems."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
