@@ -15,7 +15,7 @@ mkdir "$work/out"
 "$work/venv/bin/python" -m grpc_tools.protoc -I src --python_out="$work/out" --pyi_out="$work/out" src/$api/*.proto
 status=0
 for made in "$work/out/$api"/*_pb2.py*; do
-    { echo "# SPDX-License-Identifier: Apache-2.0"; cat "$made"; } >"$work/file"
+    { printf '# %s\n' "SPDX-License-Identifier: Apache-2.0" "ruff: noqa" "mypy: ignore-errors"; cat "$made"; } >"$work/file"
     target=src/$api/$(basename "$made")
     if [ "${1:-}" = --check ]; then
         cmp "$work/file" "$target" || status=1

@@ -34,10 +34,15 @@ def file_digest(algorithm: str, name: str) -> Digest | None:
 
 
 class BlobDirectory:
-    """Opens blobs below ``path``, which may vanish and come back. Owns one descriptor of it; :meth:`close` is final."""
+    """Opens blobs below ``path``, which may vanish and come back. Owns one descriptor of it; :meth:`close` is final.
 
-    def __init__(self, path: Path) -> None:
+    With ``links`` false neither ``path`` nor ``ALGORITHM`` may be a symbolic link: nothing is there if one is.
+    """
+
+    def __init__(self, path: Path, *, links: bool = True) -> None:
         self.path = path
+        self._links = links
+        self._enter = os.O_DIRECTORY | os.O_CLOEXEC | (0 if links else os.O_NOFOLLOW)
         self._fd = -1
         self._identity: tuple[int, int] | None = None
         self._unreadable: set[Digest] = set()
@@ -61,7 +66,7 @@ class BlobDirectory:
     def size(self, digest: Digest) -> int | None:
         """Size in bytes of content that is here, without opening it; None as for :meth:`open`."""
         try:
-            status = os.stat(f"{digest.algorithm}/{digest.hex}", dir_fd=self._directory(), follow_symlinks=False)
+            status = self._status(digest)
         except OSError as error:
             if error.errno == errno.ENOENT and self.refresh():
                 return self.size(digest)
@@ -96,26 +101,21 @@ class BlobDirectory:
         found = {}
         for algorithm in ALGORITHMS:
             try:
-                entries = os.scandir(self.path / algorithm)
+                fd = os.open(algorithm, os.O_RDONLY | self._enter, dir_fd=self._directory())
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except OSError as error:
                 raise StoreUnavailable(f"{self.path / algorithm} cannot be listed: {error.strerror}") from error
-            with entries:
-                for entry in entries:
-                    digest = file_digest(algorithm, entry.name)
-                    if digest is None:
-                        continue
-                    with contextlib.suppress(FileNotFoundError):
-                        status = entry.stat(follow_symlinks=False)
-                        if stat.S_ISREG(status.st_mode):
-                            found[digest] = status.st_size
+            try:
+                found.update(_scan(fd, algorithm))
+            finally:
+                os.close(fd)
         return found
 
     def refresh(self) -> bool:
         """Follow the path if it means another directory than before; whether it did."""
         try:
-            status = os.stat(self.path)
+            status = os.stat(self.path, follow_symlinks=self._links)
         except OSError:
             return False
         if (status.st_dev, status.st_ino) == self._identity:
@@ -135,19 +135,37 @@ class BlobDirectory:
 
     def _directory(self) -> int:
         if self._fd < 0:
-            fd = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            fd = os.open(self.path, os.O_PATH | self._enter)
             status = os.fstat(fd)
             self._fd, self._identity = fd, (status.st_dev, status.st_ino)
         return self._fd
 
     def _open(self, digest: Digest) -> int:
-        name = f"{digest.algorithm}/{digest.hex}"
         try:
-            return os.open(name, _OPEN, dir_fd=self._directory())
+            return self._open_below(self._directory(), digest)
         except FileNotFoundError:
             if not self.refresh():
                 raise
-            return os.open(name, _OPEN, dir_fd=self._directory())
+            return self._open_below(self._directory(), digest)
+
+    def _open_below(self, directory: int, digest: Digest) -> int:
+        if self._links:
+            return os.open(f"{digest.algorithm}/{digest.hex}", _OPEN, dir_fd=directory)
+        # O_NOFOLLOW guards the last component only, so each gets a call of its own; openat(2).
+        inner = os.open(digest.algorithm, os.O_PATH | self._enter, dir_fd=directory)
+        try:
+            return os.open(digest.hex, _OPEN, dir_fd=inner)
+        finally:
+            os.close(inner)
+
+    def _status(self, digest: Digest) -> os.stat_result:
+        if self._links:
+            return os.stat(f"{digest.algorithm}/{digest.hex}", dir_fd=self._directory(), follow_symlinks=False)
+        inner = os.open(digest.algorithm, os.O_PATH | self._enter, dir_fd=self._directory())
+        try:
+            return os.stat(digest.hex, dir_fd=inner, follow_symlinks=False)
+        finally:
+            os.close(inner)
 
     def _refused(self, digest: Digest, error: OSError) -> None:
         if error.errno in _EXHAUSTED:
@@ -161,3 +179,17 @@ class BlobDirectory:
                 self.path,
                 extra={"event": "store.blob_unreadable", "digest": str(digest)},
             )
+
+
+def _scan(fd: int, algorithm: str) -> dict[Digest, int]:
+    found = {}
+    with os.scandir(fd) as entries:
+        for entry in entries:
+            digest = file_digest(algorithm, entry.name)
+            if digest is None:
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                status = entry.stat(follow_symlinks=False)
+                if stat.S_ISREG(status.st_mode):
+                    found[digest] = status.st_size
+    return found
