@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from typing import BinaryIO, NamedTuple, Protocol, Self
+from dataclasses import dataclass
+from typing import BinaryIO, Protocol, Self
 
 from fastmirror.oci.descriptor import Descriptor
 from fastmirror.oci.digest import Digest
@@ -56,26 +57,30 @@ class Blob:
         self.close()
 
 
-class Arrived(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Arrived:
     """This content is now here, whole and verified."""
 
     digest: Digest
 
 
-class Gone(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Gone:
     """This content is no longer here."""
 
     digest: Digest
 
 
-class Tagged(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Tagged:
     """This name now means this content (also when it meant other content before)."""
 
     reference: Reference
     target: Descriptor
 
 
-class Untagged(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Untagged:
     """This name means nothing here any more."""
 
     reference: Reference

@@ -24,7 +24,7 @@ from fastmirror.store.names import layout_name
 
 VERSION: Final = "1.0.0"
 PRIVATE: Final = ".fastmirror"  # lock and files in progress; the layout's other readers ignore it
-MAX_INDEX_BYTES: Final = 64 << 20
+MAX_INDEX_BYTES: Final = 16 << 20
 REF_NAME: Final = "org.opencontainers.image.ref.name"
 IMAGE_NAME: Final = "io.containerd.image.name"
 

@@ -15,6 +15,7 @@ import logging
 import os
 import struct
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -39,7 +40,8 @@ _HEADER: Final = struct.Struct("iIII")
 _READ_BYTES: Final = 1 << 16  # at least one event fits: 16 + NAME_MAX + 1 bytes
 
 
-class Appeared(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Appeared:
     """A file was moved in or closed after writing (it may have been there before), or a directory was made.
 
     A file that is only linked in (link(2)) has no such event; the periodic Rescan finds it.
@@ -49,14 +51,16 @@ class Appeared(NamedTuple):
     name: str
 
 
-class Vanished(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Vanished:
     """A file or directory was deleted or moved out."""
 
     directory: Path
     name: str
 
 
-class Rescan(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Rescan:
     """Nothing that was known of this directory holds: list it again. It may be missing, then nothing is in it."""
 
     directory: Path

@@ -34,7 +34,7 @@ from fastmirror.store.staging import StagedFile, Staging, publish, scratch_file,
 
 log = logging.getLogger(__name__)
 
-_OURS: Final = {PRIVATE, "blobs", "index.json", "lost+found"}
+_OURS: Final = {PRIVATE, "blobs", "index.json", "oci-layout", "lost+found"}
 
 
 def open_layout(root: Path, *, create: bool = False) -> LayoutStore:
@@ -91,7 +91,7 @@ def _read_index(root: Path) -> bytes | None:
     except FileNotFoundError:
         return None
     if len(content) > MAX_INDEX_BYTES:
-        raise OSError(errno.EFBIG, "index.json is larger than 64 MiB")
+        raise OSError(errno.EFBIG, "index.json is larger than 16 MiB")
     return content
 
 
@@ -263,7 +263,7 @@ class LayoutStore:
 
     def _stage(self, digest: Digest, size: int | None) -> StagedFile:
         try:
-            return StagedFile(self._staging.directory(), digest, size)
+            return StagedFile(self.root, self._staging.directory(), digest, size)
         except OSError as error:
             raise store_error(self.root, "the store cannot be written", error) from error
 

@@ -24,8 +24,8 @@ _MODE: Final = 0o444
 _ADVICE: Final = {
     errno.ENOSPC: "free some space there",
     errno.EDQUOT: "free some space there, or raise the quota",
-    errno.EACCES: "give this user write access",
-    errno.EPERM: "give this user write access",
+    errno.EACCES: "give this user access to it",
+    errno.EPERM: "give this user access to it",
     errno.EROFS: "it is mounted read-only: mount it for writing or choose another directory",
 }
 
@@ -105,7 +105,8 @@ def scratch_file(directory: Path) -> BinaryIO:
 class StagedFile:
     """Content being written below a staging directory: hashed on the way, never visible before it is published."""
 
-    def __init__(self, directory: Path, digest: Digest, size: int | None) -> None:
+    def __init__(self, root: Path, directory: Path, digest: Digest, size: int | None) -> None:
+        self._root = root
         self.digest = digest
         self.size = size
         self.written = 0
@@ -115,13 +116,17 @@ class StagedFile:
         self._file: BinaryIO | None = os.fdopen(fd, "wb", buffering=0)
 
     def write(self, piece: bytes | memoryview) -> None:
-        """Append. Raises OSError."""
+        """Append. Raises OSError whose ``filename`` is the store's."""
         assert self._file is not None, "written after the end"
         rest = memoryview(piece)
         self._hash.update(rest)
         self.written += len(rest)
-        while rest:
-            rest = rest[self._file.write(rest) :]
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            error.filename = str(self._root)
+            raise
 
     def seal(self) -> None:
         """Check size and digest and make the file durable. Raises DigestMismatch or OSError and leaves no file."""
@@ -132,8 +137,10 @@ class StagedFile:
                 raise DigestMismatch(self.digest, actual, self.written)
             os.fchmod(self._file.fileno(), _MODE)
             os.fsync(self._file.fileno())
-        except BaseException:
+        except BaseException as error:
             self.discard()
+            if isinstance(error, OSError):
+                error.filename = str(self._root)
             raise
         self._file.close()
         self._file = None
