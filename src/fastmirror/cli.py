@@ -12,7 +12,6 @@ import platform
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -21,7 +20,7 @@ import click
 from fastmirror import __version__
 from fastmirror.config import check
 from fastmirror.config.load import Field, Loaded, fields, load
-from fastmirror.errors import ConfigError, FastmirrorError, NameInvalid
+from fastmirror.errors import ConfigError, FastmirrorError, NameInvalid, StoreError
 from fastmirror.oci.reference import Reference
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -102,7 +101,11 @@ def import_(archives: tuple[str, ...], name: str | None, config: str | None, out
     from fastmirror.store.layout import open_layout
 
     rows = []
-    with contextlib.closing(open_layout(Path(check.store(settings.stores.store[0]).path), create=True)) as store:
+    try:
+        opened = open_layout(Path(check.store(settings.stores.store[0]).path), create=True)
+    except StoreError as error:
+        raise StoreError(f"store: {error}") from error
+    with contextlib.closing(opened) as store:
         for archive in archives:
             for image in import_archive(store, archive, reference, _progress(archive)):
                 target = store.resolve(image)
@@ -172,6 +175,8 @@ def show(config: str | None, output: str, **given: Any) -> None:
 @_format_option
 def version(output: str) -> None:
     """Print the version of fastmirror and of what it is built on."""
+    from importlib import metadata  # here: it loads parsers for mail and archives, which the daemon need not hold
+
     versions = {"fastmirror": __version__, "python": platform.python_version()}
     versions |= {name: metadata.version(name) for name in ("uvloop", "httptools", "msgspec")}
     if output == "json":

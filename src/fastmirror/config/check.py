@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
+import socket
 from typing import Final, NamedTuple
 
 _DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)", re.ASCII)
@@ -72,8 +72,8 @@ def peer(text: str) -> Address:
 def _host(host: str) -> str:
     if host.startswith("[") and host.endswith("]"):
         try:
-            return str(ipaddress.IPv6Address(host[1:-1]))
-        except ValueError:
+            return socket.inet_ntop(socket.AF_INET6, socket.inet_pton(socket.AF_INET6, host[1:-1]))
+        except (OSError, ValueError):
             raise ValueError("expected an IPv6 address between the brackets") from None
     if ":" in host:
         raise ValueError("expected HOST:PORT; an IPv6 address goes in brackets, such as [::1]:5000")
