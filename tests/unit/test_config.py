@@ -202,7 +202,8 @@ def test_flags_environment_and_file_agree(tmp_path_factory, given_texts):
     toml = "\n".join(f"{name} = {msgspec.json.encode(text).decode()}" for name, text in given_texts.items())
     joined = {name: text if isinstance(text, str) else ",".join(text) for name, text in given_texts.items()}
     file = file_with(tmp_path_factory.getbasetemp(), toml)
-    outcomes = []
+    outcomes: list[Settings | str] = []
+    sources: tuple[dict[str, Any], dict[str, str], str | None]
     for sources in (
         (given_texts, {}, None),
         ({}, {BY_NAME[name].variable: text for name, text in joined.items()}, None),
