@@ -54,20 +54,27 @@ def pytest_sessionstart() -> None:
     loop.close()
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> Generator[None, Any, Any]:
-    global _wide
-    if fixturedef.scope != "function":
-        before = Holdings.now()
-        result = yield
-        _wide |= Holdings.now() - before
-    else:
-        result = yield
-    if isinstance(result, asyncio.Runner):
-        # the runner would cancel leftover tasks without a word; this finalizer comes after those of the fixtures
-        # that use the loop, and before the runner is closed
-        fixturedef.addfinalizer(lambda: _note_tasks(result.get_loop()))
-    return result
+class _FixtureWatch:
+    """A plugin of its own: hooks of a conftest file are not called for the fixtures of the session."""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, Any, Any]:
+        global _wide
+        if fixturedef.scope != "function":
+            before = Holdings.now()
+            result = yield
+            _wide |= Holdings.now() - before
+        else:
+            result = yield
+        if isinstance(result, asyncio.Runner):
+            # the runner would cancel leftover tasks without a word; this finalizer comes after those of the fixtures
+            # that use the loop, and before the runner is closed
+            fixturedef.addfinalizer(lambda: _note_tasks(result.get_loop()))
+        return result
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(_FixtureWatch())
 
 
 def _note_tasks(loop: asyncio.AbstractEventLoop) -> None:
@@ -107,8 +114,9 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
         gc.collect()
     left = left_since(before)
     if left or _complaints:
+        complaint = "\n".join(["the test left behind or caused:", *_complaints, left.describe()])
         left.kill_children()
-        pytest.fail("the test left behind or caused:\n" + "\n".join([*_complaints, left.describe()]), pytrace=False)
+        pytest.fail(complaint, pytrace=False)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import socket
 import struct
@@ -82,11 +83,9 @@ class Wire:
         self.sock.close()
 
     def send(self, data: bytes) -> None:
-        """Send all of it; a connection that the other side has left shows up in ``end``."""
-        try:
+        """Send all of it; whether the other side has left meanwhile is for the reading to tell."""
+        with contextlib.suppress(ConnectionError):
             self.sock.sendall(data)
-        except ConnectionError:
-            self.end = End.RST
 
     def ask(self, method: str, target: str, **fields: str) -> Answer:
         """Send one request and read its answer."""
@@ -96,6 +95,8 @@ class Wire:
     def fill(self, at_least: int) -> bool:
         """Read until the buffer has ``at_least`` bytes; False if the connection ended before."""
         while len(self.buffer) < at_least:
+            if self.end is not End.KEPT:  # after a RST the socket would read like one that was ended by FIN
+                return False
             try:
                 piece = self.sock.recv(_PIECE)
             except ConnectionResetError:

@@ -1,0 +1,1 @@
+"""What users are promised, seen from outside: real processes, real sockets."""
