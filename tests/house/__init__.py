@@ -1,0 +1,1 @@
+"""The rules of the house, as far as a machine can check them."""
