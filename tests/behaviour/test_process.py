@@ -161,6 +161,18 @@ def test_it_is_not_ready_while_the_blobs_are_away_and_ready_again_when_they_are_
         assert eventually(lambda: node.ask("GET", f"/v2/app/blobs/{digest}").status == 200, "served again")
 
 
+def test_an_answer_that_is_kept_is_given_up_when_its_content_goes(tmp_path):
+    layout = Layout(tmp_path)
+    digest = layout.add(b"small")
+    target = f"/v2/app/blobs/{digest}"
+    with start(tmp_path) as node:
+        for _ in range(2):
+            assert node.ask("GET", target).body == b"small"
+        assert metrics(node)['fastmirror_requests_cached_total{listener="registry"}'] == 1
+        layout.path(digest).unlink()
+        eventually(lambda: node.ask("GET", target).status == 404, "gone")
+
+
 @pytest.mark.needs("prlimit")
 def test_it_takes_all_the_descriptors_that_it_may_have(tmp_path):
     with start(tmp_path / "store") as node:
