@@ -177,7 +177,7 @@ def layout_files(images: dict[str, Image], **annotation: str) -> dict[str, bytes
 
 
 def docker_files(images: dict[str, Image]) -> dict[str, bytes]:
-    """The files of ``docker save`` before version 25: each layer in a directory of its own. Uncompressed images only."""
+    """The files of ``docker save`` before version 25: a directory for each layer. For uncompressed images."""
     files: dict[str, bytes] = {}
     saved = []
     for name, made in images.items():

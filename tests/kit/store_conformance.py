@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 
@@ -33,11 +34,11 @@ class StoreConformance:
     def store(self) -> ImportTarget:
         raise NotImplementedError
 
-    def remove(self, store: ImportTarget, digest: Digest) -> None:
+    def remove(self, store: Any, digest: Digest) -> None:
         """Take content away as its owner would."""
         raise NotImplementedError
 
-    def untag(self, store: ImportTarget, reference: Reference) -> None:
+    def untag(self, store: Any, reference: Reference) -> None:
         """Take a name away as its owner would."""
         raise NotImplementedError
 
@@ -185,7 +186,7 @@ class StoreConformance:
         assert store.names(made.layers[0].digest) == {"registry.example/team/app"}
 
     def test_a_tag_of_absent_content_is_refused(self, store: ImportTarget, heard: Heard) -> None:
-        with pytest.raises(StoreError, match="absent|not here|not in"):
+        with pytest.raises(StoreError, match=r"not here|not in"):
             store.tag(Reference.parse(NAME), Descriptor(OCI_MANIFEST, ABSENT, 6))
         assert store.resolve(Reference.parse(NAME)) is None
         assert heard == []
