@@ -21,9 +21,9 @@ def digest_of(content: bytes, algorithm: str = "sha256") -> str:
     return f"{algorithm}:{hashlib.new(algorithm, content).hexdigest()}"
 
 
-def descriptor(media_type: str, content: bytes, **more: object) -> dict[str, object]:
+def descriptor(media_type: str, content: bytes, algorithm: str = "sha256", **more: object) -> dict[str, object]:
     """A descriptor of some content; ``more`` are further members."""
-    return {"mediaType": media_type, "digest": digest_of(content), "size": len(content), **more}
+    return {"mediaType": media_type, "digest": digest_of(content, algorithm), "size": len(content), **more}
 
 
 def dump(document: object) -> bytes:
@@ -77,14 +77,19 @@ class Layout:
         os.truncate(self.path(digest), size)
         return digest
 
-    def add_image(self, name: str, manifest: bytes, blobs: list[bytes], media_type: str = OCI_MANIFEST) -> str:
-        """Store an image and give it the full name ``registry/repository:tag``; its manifest's digest."""
-        for blob in blobs:
-            self.add(blob)
-        self.add(manifest)
-        self._images.append(descriptor(media_type, manifest, annotations={"org.opencontainers.image.ref.name": name}))
+    def add_image(
+        self, name: str, manifest: bytes, blobs: list[bytes], media_type: str = OCI_MANIFEST, algorithm: str = "sha256"
+    ) -> str:
+        """Store an image and give it the full name ``registry/repository:tag``; its manifest's digest.
+
+        ``algorithm`` is that of the manifest and of every blob.
+        """
+        for blob in (*blobs, manifest):
+            self.add(blob, algorithm)
+        root = descriptor(media_type, manifest, algorithm, annotations={"org.opencontainers.image.ref.name": name})
+        self._images.append(root)
         self._write_index()
-        return digest_of(manifest)
+        return digest_of(manifest, algorithm)
 
     def _place(self, digest: str, content: bytes) -> None:
         target = self.path(digest)
