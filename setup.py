@@ -66,7 +66,7 @@ class Recipe:
 
 class BuildExtensions(build_ext):
     def run(self) -> None:
-        recipe = Recipe(Path("build/in-place.recipe") if self.inplace else Path(self.build_lib) / ".recipe")
+        recipe = Recipe(Path("build/in-place.recipe") if self.inplace else Path(self.build_temp) / ".recipe")
         self.force = self.force or recipe.changed()
         super().run()
         recipe.keep()
