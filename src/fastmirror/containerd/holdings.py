@@ -21,10 +21,15 @@ class Knowing(Enum):
 
 
 class Change(NamedTuple):
-    """Files that may be served from now on, with their size in bytes, and files that may not any more."""
+    """What a word of containerd changes: files that may be served from now on, with their size in bytes, files that
+    may not any more, and files that it should be asked about. With ``all`` it is everything that may be served, not
+    a difference.
+    """
 
     arrived: dict[Digest, int]
     left: list[Digest]
+    ask: list[Digest]
+    all: bool = False
 
 
 class Holdings:
@@ -42,10 +47,12 @@ class Holdings:
         self._ours: set[Digest] = set()
         self._foreign: set[Digest] = set()
         self._asked: set[Digest] = set()
+        self._unasked: set[Digest] = set()  # came while containerd could not be asked
+        self._granted: set[Digest] = set()  # served while containerd was away, until it says otherwise
 
     def may_serve(self, digest: Digest) -> bool:
         """Whether content may be served, if its file is there."""
-        if not self._namespaced or digest in self._ours:
+        if not self._namespaced or digest in self._ours or digest in self._granted:
             return True
         return self.knowing is Knowing.AWAY and digest not in self._foreign
 
@@ -59,6 +66,8 @@ class Holdings:
         """These are all the files; returns those that containerd should be asked about."""
         new = [digest for digest in found if digest not in self.files]
         self.files = dict(found)
+        if self.knowing is Knowing.ASKING:
+            return []  # its first list speaks of them
         return self._to_ask(new)
 
     def came(self, found: Mapping[Digest, int]) -> list[Digest]:
@@ -72,46 +81,57 @@ class Holdings:
         for digest in digests:
             self.files.pop(digest, None)
             self._asked.discard(digest)
+            self._unasked.discard(digest)
+            self._granted.discard(digest)
 
     def _to_ask(self, digests: Iterable[Digest]) -> list[Digest]:
-        if not self._namespaced or self.knowing is not Knowing.LISTED:
-            return []  # the list that comes when containerd answers speaks of them
+        if not self._namespaced:
+            return []
         ask = [digest for digest in digests if digest not in self._ours and digest not in self._foreign]
+        if self.knowing is not Knowing.LISTED:
+            self._unasked.update(ask)
+            return []
         self._asked.update(ask)
         return ask
 
     # What containerd says.
 
-    def listed(self, ours: Iterable[Digest], not_ours: Iterable[Digest], *, complete: bool) -> Change | None:
-        """containerd has these, and those no more; None if more has changed than that, see :meth:`served`."""
-        ours = set(ours)
-        was = self.knowing
+    def listed(self, ours: Iterable[Digest], not_ours: Iterable[Digest], *, complete: bool) -> Change:
+        """containerd has these, and those no more; with ``complete`` it has nothing but these."""
+        ours, not_ours, was = set(ours), list(not_ours), self.knowing
         self.knowing = Knowing.LISTED
-        if complete:
-            self._ours = ours
-            self._asked.clear()
-        else:
-            self._ours |= ours
-            self._ours.difference_update(not_ours)
-        self._asked -= ours
-        if complete or was is not Knowing.LISTED:
-            self._foreign = {digest for digest in self.files if digest not in self._ours and digest not in self._asked}
-            return None
-        self._foreign -= ours
-        left = [digest for digest in not_ours if digest not in self._ours]
-        self._foreign.update(digest for digest in left if digest in self.files)
-        return Change({digest: self.files[digest] for digest in ours if digest in self.files}, left)
+        self._ours = ours if complete else (self._ours | ours).difference(not_ours)
+        for known in (self._asked, self._unasked, self._granted, self._foreign):
+            known -= ours
+        if not complete and was is Knowing.LISTED:
+            left = [digest for digest in not_ours if digest in self.files]
+            self._foreign.update(left)
+            return Change({digest: self.files[digest] for digest in ours if digest in self.files}, left, [])
+        # A list may be older than a file that came meanwhile: those are asked for one by one.
+        if was is Knowing.AWAY:
+            self._granted |= self._unasked
+        ask = list(self._unasked | self._asked)
+        self._asked.update(self._unasked)
+        self._unasked.clear()
+        self._foreign = {digest for digest in self.files if digest not in self._ours and digest not in self._asked}
+        return Change(self.served(), [], ask, all=True)
 
-    def foreign(self, digests: Iterable[Digest]) -> None:
-        """containerd was asked about these and the namespace does not have them."""
+    def foreign(self, digests: Iterable[Digest]) -> list[Digest]:
+        """containerd was asked about these and the namespace does not have them; returns those served until now."""
+        left = []
         for digest in digests:
             self._asked.discard(digest)
+            if digest in self._granted:
+                self._granted.discard(digest)
+                left.append(digest)
             if digest in self.files and digest not in self._ours:
                 self._foreign.add(digest)
+        return left
 
     def lost(self) -> bool:
         """containerd does not answer; whether that is news."""
         news = self.knowing is not Knowing.AWAY
         self.knowing = Knowing.AWAY
+        self._unasked |= self._asked
         self._asked.clear()
         return news

@@ -36,7 +36,7 @@ class Helper:
     def look(self, digests: Iterable[str]) -> None:
         """Ask about new files; nothing is asked while the process is away (its successor lists everything)."""
         if self._writer is not None and not self._writer.is_closing():
-            self._writer.write(encode(Look(list(digests))))
+            self._writer.write(encode(Look([str(digest) for digest in digests])))
 
     async def run(self) -> None:
         """Keep one process running until cancelled; then it is gone and waited for."""

@@ -69,6 +69,11 @@ class ContainerdStore:
         """The directory that holds ``blobs``; None until containerd has said where it is."""
         return self._root
 
+    @property
+    def helper_pid(self) -> int | None:
+        """The helper process that runs now, if one does."""
+        return None if self._helper is None else self._helper.pid
+
     def problem(self) -> str | None:
         """Why this store cannot serve all that it should, or None; one sentence."""
         if self._root is None:
@@ -210,7 +215,7 @@ class ContainerdStore:
             case Changed():
                 self._changed(frame)
             case Foreign():
-                self._holdings.foreign(map(Digest, frame.digests))
+                self._catalog.update(left=self._holdings.foreign(map(Digest, frame.digests)))
 
     def _connected(self, frame: Connected) -> None:
         self._trouble = None
@@ -237,9 +242,10 @@ class ContainerdStore:
         change = self._holdings.listed(
             [digest for digest, _ in ours], list(map(Digest, frame.no_content)), complete=frame.complete
         )
+        self._ask(change.ask)
         images = self._renamed(frame)
-        if change is None:
-            self._catalog.replace(self._holdings.served(), images)
+        if change.all:
+            self._catalog.replace(change.arrived, images)
         else:
             self._catalog.update(change.arrived, change.left, images)
 

@@ -113,10 +113,11 @@ class BlobDirectory:
         return found
 
     def refresh(self) -> bool:
-        """Follow the path if it means another directory than before; whether it did."""
+        """Follow the path if it means another directory than before, or none; whether another was found."""
         try:
             status = os.stat(self.path, follow_symlinks=self._links)
         except OSError:
+            self.close()
             return False
         if (status.st_dev, status.st_ino) == self._identity:
             return False

@@ -1,0 +1,52 @@
+"""Tests against real containerd: every generation that is on this machine, by name in the test's id."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.kit.containerd import Containerd, Generation, containerd, generations
+from tests.kit.images import Image, make_image
+
+_NONE = Generation("0.0", None)  # type: ignore[arg-type]
+_seeds = itertools.count(1)
+
+
+def pytest_report_header() -> str:
+    """CI's log says which versions ran."""
+    return "containerd: " + (", ".join(generation.version for generation in generations()) or "none (needs root)")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "generation" in metafunc.fixturenames:
+        found = generations()
+        metafunc.parametrize("generation", found or [_NONE], ids=str, scope="module")
+        if not found:
+            metafunc.definition.add_marker(pytest.mark.needs("root", "containerd", "runc"))
+
+
+@pytest.fixture
+def node(generation: Generation) -> Iterator[Containerd]:
+    """A fresh containerd of one generation."""
+    with containerd(generation) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def shared(generation: Generation) -> Iterator[Containerd]:
+    """A containerd that the tests of a module share: each uses images of its own."""
+    with containerd(generation) as running:
+        yield running
+
+
+@pytest.fixture
+def fresh_image() -> Callable[..., Image]:
+    """Makes images that no other test has."""
+
+    def make(repository: str = "t/app", sizes: tuple[int, ...] = (20_000, 300_000)) -> Image:
+        seed = next(_seeds)
+        return make_image(f"registry.test/{repository}{seed}:1", sizes, seed=seed)
+
+    return make
