@@ -37,8 +37,8 @@ cdef class Job:
     """One body, or a part of one, on its way from a socket into a file.
 
     Invariants  While the threads may use ``c``, the Ingester owns one reference to the job: from a successful
-                ``start`` until ``c.final`` was collected. Descriptors are borrowed; ``prefix`` and ``hasher`` are
-                held here for ``c``. ``told`` is set when ``collect`` has given out the ended job.
+                ``start`` until ``told``. Descriptors are borrowed; ``prefix`` and ``hasher`` are held for ``c``.
+                ``told`` is set when ``c.final`` was collected, so that a job never ends between two looks at it.
     """
 
     def __init__(self):
@@ -62,15 +62,15 @@ cdef class Job:
 
     @property
     def done(self):
-        return fm_job_outcome(&self.c) != FM_RUNNING
+        return self.told
 
     @property
     def outcome(self):
-        return OUTCOMES[fm_job_outcome(&self.c)]
+        return OUTCOMES[fm_job_outcome(&self.c)] if self.told else "running"
 
     @property
     def errno(self):
-        return self.c.error if fm_job_outcome(&self.c) != FM_RUNNING else 0
+        return self.c.error if self.told else 0
 
     def cancel(self):
         """Ask for the end of the job: shuts the socket down both ways. Idempotent, does nothing when done."""
@@ -160,14 +160,11 @@ cdef class Ingester:
         while c is not NULL:
             job = <Job>c.owner
             c = c.next_collected
-            # A job may end after its news was taken: it is told as ended now, and not again when its last news comes.
-            if not job.told:
-                jobs.append(job)
-                if fm_job_outcome(&job.c) != FM_RUNNING:
-                    job.told = True
-                    job.prefix = None
-                    self.running -= 1
+            jobs.append(job)
             if job.c.final:
+                job.told = True
+                job.prefix = None
+                self.running -= 1
                 Py_DECREF(job)
         return jobs
 

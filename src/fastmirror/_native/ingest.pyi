@@ -19,7 +19,8 @@ _Outcome: TypeAlias = Literal["running", "complete", "closed", "reset", "failed"
 class Job:
     """One body, or a part of one, on its way from a socket into a file. Made by :meth:`Ingester.start` only.
 
-    Invariants  ``received`` only grows; after ``done`` nothing here changes any more.
+    Invariants  ``received`` only grows, at any time. ``done``, ``outcome`` and ``errno`` change once, when
+                :meth:`Ingester.collect` tells the end of the job; after that nothing here changes any more.
                 The descriptors are borrowed until ``done``: the caller closes them, and never before.
     """
 
@@ -45,7 +46,7 @@ class Job:
         """What became of it; a value of a closed set.
 
         running    not ended yet
-        complete   all ``length`` bytes are there; the connection can be used again if ``cancel`` was not called
+        complete   all ``length`` bytes are there; the connection can be used again, unless ``cancel`` was called
         closed     the peer sent FIN before that
         reset      the connection was reset (``errno`` ECONNRESET or EPIPE)
         failed     receiving failed otherwise (``errno`` as in recv(2): ETIMEDOUT, EHOSTUNREACH ...)
@@ -58,9 +59,8 @@ class Job:
     def cancel(self) -> None:
         """Ask for the end of the job: shuts the socket down both ways. Idempotent, does nothing when done.
 
-        The end is told by ``done`` and :meth:`Ingester.collect` like every other; until then the descriptors must
-        stay open. A job whose last byte was just received may still end as "complete". The connection cannot be
-        used again in any case.
+        The end is told by :meth:`Ingester.collect` like every other; until then the descriptors must stay open.
+        A job whose last byte was just received may still end as "complete", but its connection cannot be used again.
         """
 
 @final
