@@ -20,13 +20,21 @@ fi
 at_boot() { ls /etc/systemd/system/*.wants 2>/dev/null | grep '\.service$' | sort -u || true; }
 install() {
     DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=120 \
-        install --yes --no-install-recommends "$@" </dev/null >&2
+        install --yes --no-install-recommends "$@" </dev/null >/dev/null
 }
 before=$(at_boot)
-install "$@" 2>/dev/null || { apt-get -qq update >&2 && install "$@"; }
+done=yes
+if ! install "$@" 2>/dev/null; then
+    apt-get -qq update >&2 || true
+    # one by one, so that a package that this release does not have leaves the others be
+    for package; do
+        install "$package" || done=no
+    done
+fi
 for unit in $(at_boot); do
     case "$before" in
     *"$unit"*) ;;
     *) systemctl disable --quiet "$unit" 2>/dev/null || true ;;
     esac
 done
+[ "$done" = yes ]
