@@ -314,9 +314,7 @@ def test_an_index_that_is_damaged_meanwhile_changes_no_name_and_is_reported_once
     assert events(caplog.records) == ["store.index_unreadable"]
 
 
-def test_a_name_whose_manifest_is_not_here_means_nothing_until_it_comes(
-    store: LayoutStore, foreign: Foreign
-) -> None:
+def test_a_name_whose_manifest_is_not_here_means_nothing_until_it_comes(store: LayoutStore, foreign: Foreign) -> None:
     made = content.image()
     foreign.name({NAME: made})
     assert store.resolve(REFERENCE) is None
@@ -422,9 +420,7 @@ def test_a_layer_cut_before_the_start_is_never_announced(root: Path, caplog: pyt
     store.close()
 
 
-def test_a_lying_manifest_does_not_take_a_shared_layer_from_an_honest_one(
-    store: LayoutStore, foreign: Foreign
-) -> None:
+def test_a_lying_manifest_does_not_take_a_shared_layer_from_an_honest_one(store: LayoutStore, foreign: Foreign) -> None:
     made = content.image((10240,))
     content.put(store, made, NAME)
     document = json.loads(made.manifest)

@@ -242,5 +242,3 @@ def read_all(archive: Archive, name: str, limit: int) -> bytes:
     if size > limit:
         raise ImportFailed(f"entry {name[:200]!r} has {size} bytes, more than the {limit} that such a file may have")
     return b"".join(bytes(piece) for piece in archive.pieces(name))
-
-

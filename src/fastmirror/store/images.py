@@ -94,19 +94,21 @@ def _named(roots: list[Root], name: Reference | None) -> dict[Reference, Root]:
         if len(distinct) > 1:
             raise ImportFailed(f"it holds {len(distinct)} images, so one --name does not fit; leave it out")
         return {name: roots[0]}
-    named = {}
+    named, nameless = {}, []
     for root in roots:
         found = layout_name(root.annotations)
         if found is not None and found.reference is not None:
             named[found.reference] = root
         else:
-            log.warning(
-                "%s has no full name in index.json and is not imported",
-                root.target.digest,
-                extra={"event": "import.image_unnamed", "digest": str(root.target.digest)},
-            )
+            nameless.append(root.target.digest)
     if not named:
         raise ImportFailed(f"its index.json gives the image no full name; {_NAME_IT}")
+    for digest in nameless:
+        log.warning(
+            "%s has no full name in index.json and is not imported",
+            digest,
+            extra={"event": "import.image_unnamed", "digest": str(digest)},
+        )
     return named
 
 
@@ -318,5 +320,3 @@ def _manifest(config: Descriptor, layers: list[Descriptor]) -> bytes:
             "layers": [written(layer) for layer in layers],
         }
     )
-
-

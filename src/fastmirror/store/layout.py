@@ -87,12 +87,11 @@ def _read_index(root: Path) -> bytes | None:
     """index.json, or None if there is none. Raises OSError, also for one that is too large to be one."""
     try:
         with open(root / "index.json", "rb") as file:
-            content = file.read(MAX_INDEX_BYTES + 1)
+            if os.fstat(file.fileno()).st_size > MAX_INDEX_BYTES:
+                raise OSError(errno.EFBIG, "index.json is larger than 16 MiB")
+            return file.read()
     except FileNotFoundError:
         return None
-    if len(content) > MAX_INDEX_BYTES:
-        raise OSError(errno.EFBIG, "index.json is larger than 16 MiB")
-    return content
 
 
 class LayoutStore:
