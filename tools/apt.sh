@@ -19,16 +19,16 @@ fi
 
 at_boot() { ls /etc/systemd/system/*.wants 2>/dev/null | grep '\.service$' | sort -u || true; }
 install() {
-    DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=120 \
+    DEBCONF_NOWARNINGS=yes DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=120 \
         install --yes --no-install-recommends "$@" </dev/null >/dev/null
 }
 before=$(at_boot)
-done=yes
+all=yes
 if ! install "$@" 2>/dev/null; then
     apt-get -qq update >&2 || true
     # one by one, so that a package that this release does not have leaves the others be
     for package; do
-        install "$package" || done=no
+        install "$package" || all=no
     done
 fi
 for unit in $(at_boot); do
@@ -37,4 +37,4 @@ for unit in $(at_boot); do
     *) systemctl disable --quiet "$unit" 2>/dev/null || true ;;
     esac
 done
-[ "$done" = yes ]
+[ "$all" = yes ]
