@@ -5,8 +5,8 @@ Nouns: Peer, Router. Every implementation passes ``tests/kit/router_conformance.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
-from typing import NamedTuple, Protocol
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol, Self
 
 from fastmirror.oci.digest import Digest
 from fastmirror.oci.reference import Reference
@@ -26,20 +26,33 @@ class Peer(NamedTuple):
 
 
 class Holder(NamedTuple):
-    """A peer that says it has some content, and the size in bytes if it said that too."""
+    """A peer that says it has what was looked for.
+
+    ``size`` is what it told of the content's bytes, ``target`` what a tag means there; None where it did not say.
+    """
 
     peer: Peer
     size: int | None = None
+    target: Digest | None = None
+
+
+class Lookup(Protocol):
+    """Holders as they become known, each once; iterate it once, and close it unless it has ended."""
+
+    def __aiter__(self) -> Self: ...
+
+    async def __anext__(self) -> Holder:
+        """The next holder; StopAsyncIteration when no more will come. Cancel: the look-up goes on."""
+
+    async def aclose(self) -> None:
+        """Stop the look-up at once; idempotent."""
 
 
 class Router(Protocol):
     """Finds holders and says what this node holds. Never raises for a peer's fault: it finds fewer holders."""
 
-    def find(self, key: Key) -> AsyncIterator[Holder]:
-        """Holders other than this node, each once, best first, as they become known; ends when no more will come.
-
-        Bounded in time by ``lookup_timeout``. ``aclose()`` (or cancelling the reader) stops the look-up at once.
-        """
+    def find(self, key: Key) -> Lookup:
+        """Holders other than this node, the best first where that is known; ends within ``lookup_timeout``."""
 
     def advertise(self, keys: Iterable[Key]) -> None:
         """This node now serves these keys."""

@@ -1,0 +1,63 @@
+"""Questions to peers that are no transfers: do you have this, what does this tag mean, are you back?"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from fastmirror.errors import DigestInvalid
+from fastmirror.fetch.outcome import PeerOutcome
+from fastmirror.fetch.peerbook import PeerBook
+from fastmirror.fetch.want import lookup_target
+from fastmirror.http.client import PeerClient
+from fastmirror.http.response import Head
+from fastmirror.oci.digest import Digest
+from fastmirror.routing import Holder, Key, Peer
+
+GREET_SECONDS: Final = 1.0
+
+
+class PeerAsker:
+    """The ``Asker`` of the static router, over a PeerClient; what it meets goes into the PeerBook."""
+
+    def __init__(self, client: PeerClient, book: PeerBook) -> None:
+        self._client = client
+        self._book = book
+        self._loop = asyncio.get_running_loop()
+
+    def live(self, peer: Peer) -> bool:
+        """See ``Asker.live``."""
+        return self._book.live(peer, self._loop.time())
+
+    async def ask(self, peer: Peer, key: Key, seconds: float) -> Holder | None:
+        """See ``Asker.ask``. Cancel: the connection is closed, nothing is held against the peer."""
+        head = await self._client.head(peer, lookup_target(key), seconds)
+        holder = _holder(peer, key, head) if isinstance(head, Head) else None
+        outcome = PeerOutcome.GOT if holder else head if isinstance(head, PeerOutcome) else PeerOutcome.GARBLED
+        self._note(peer, outcome)
+        return holder
+
+    def due(self) -> list[Peer]:
+        """See ``Asker.due``."""
+        return self._book.due(self._loop.time())
+
+    async def greet(self, peer: Peer) -> None:
+        """See ``Asker.greet``."""
+        head = await self._client.head(peer, "/v2/", GREET_SECONDS)
+        self._note(peer, PeerOutcome.GOT if isinstance(head, Head) else head)
+
+    def _note(self, peer: Peer, outcome: PeerOutcome) -> None:
+        self._book.note(peer, outcome, self._loop.time(), body=False)
+
+
+def _holder(peer: Peer, key: Key, head: Head) -> Holder | None:
+    """What a 200 says; None if it leaves out what it must say."""
+    if head.length is None:
+        return None
+    if isinstance(key, Digest):
+        return Holder(peer, head.length)
+    try:
+        target = Digest.parse(head.fields[b"docker-content-digest"].decode("ascii", "replace"))
+    except (KeyError, DigestInvalid):
+        return None
+    return Holder(peer, head.length, target)

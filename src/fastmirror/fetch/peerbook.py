@@ -1,0 +1,202 @@
+"""What this node has experienced of each peer, and whom to ask because of it. Pure; takes ``now`` in seconds.
+
+It is kept per node, not per digest: what one blob has learned about a peer spares all others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+import xxhash
+
+from fastmirror.fetch.lru import Lru
+from fastmirror.fetch.outcome import VERDICTS, PeerOutcome, Verdict
+from fastmirror.oci.digest import Digest
+from fastmirror.routing import Peer
+
+FAILURES: Final = 3  # in a row, until a peer is left alone
+BACKOFF_SECONDS: Final = 1.0  # at first; doubles with each further time
+BACKOFF_MOST_SECONDS: Final = 30.0
+FORGIVE_SECONDS: Final = 120.0  # without a failure, and the doubling begins again
+PROBE_SECONDS: Final = 1.0  # one request at a time finds out whether a peer is back
+PROBE_LEAD_SECONDS: Final = 0.5  # how much earlier than a request a probe may do that
+PAUSE_SECONDS: Final = 1.0
+QUARANTINE_SECONDS: Final = 600.0
+_MOST_PEERS: Final = 8192
+_MOST_DOUBTS: Final = 8192
+
+
+class Health(NamedTuple):
+    """How many peers are in which state."""
+
+    live: int
+    backoff: int
+    quarantined: int
+
+
+class _Record:
+    __slots__ = (
+        "active", "failed_at", "failures", "open_until", "paused_until", "probe_until", "quarantined_until",
+        "suspected_at", "trips",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.active = 0
+        self.failures = 0
+        self.failed_at = -math.inf
+        self.trips = 0
+        self.open_until = 0.0  # 0: the breaker is closed
+        self.probe_until = 0.0  # 0: nobody is finding out whether the peer is back
+        self.paused_until = -math.inf
+        self.quarantined_until = -math.inf
+        self.suspected_at = -math.inf
+
+
+class PeerBook:
+    """Breaker, quarantine and load of each peer. ``outcomes`` counts all that was noted.
+
+    ``salt`` makes nodes differ in whom they prefer among equals, so that one holder is not asked by all of them.
+    """
+
+    def __init__(self, salt: bytes = b"") -> None:
+        self.outcomes: Counter[PeerOutcome] = Counter()
+        self._salt = salt
+        self._records: Lru[Peer, _Record] = Lru(_MOST_PEERS)
+        self._doubts: Lru[tuple[Peer, Digest], float] = Lru(_MOST_DOUBTS)
+        self._opened: set[Peer] = set()
+
+    # ---- what happened
+
+    def note(self, peer: Peer, outcome: PeerOutcome, now: float, *, body: bool = True) -> None:
+        """Remember how a request to ``peer`` ended; ``body`` if it was for content, not only whether it is there.
+
+        Only content that came through makes up for earlier failures: a peer may answer every HEAD and stall in every
+        body.
+        """
+        self.outcomes[outcome] += 1
+        record = self._record(peer)
+        verdict = VERDICTS[outcome]
+        if verdict is Verdict.QUARANTINE:
+            record.quarantined_until = now + QUARANTINE_SECONDS
+        elif verdict is Verdict.OPEN:
+            self._open(peer, record, now)
+        elif verdict is Verdict.COUNT:
+            record.failures += 1
+            if record.failures >= FAILURES:
+                self._open(peer, record, now)
+        elif outcome is not PeerOutcome.LEFT:
+            self._answered(peer, record, verdict, now, body)
+
+    def _answered(self, peer: Peer, record: _Record, verdict: Verdict, now: float, body: bool) -> None:
+        record.open_until = record.probe_until = 0.0
+        self._opened.discard(peer)
+        if verdict is Verdict.PAUSE:
+            record.paused_until = now + PAUSE_SECONDS
+        elif verdict is Verdict.CREDIT and body:
+            record.failures = record.trips = 0
+
+    def _open(self, peer: Peer, record: _Record, now: float) -> None:
+        if now - record.failed_at > FORGIVE_SECONDS:
+            record.trips = 0
+        record.failed_at = now
+        record.failures = 0
+        if not record.open_until or record.probe_until:  # what was under way when it opened counts once
+            record.trips += 1
+        record.probe_until = 0.0
+        backoff = min(BACKOFF_SECONDS * 2.0 ** min(record.trips - 1, 10), BACKOFF_MOST_SECONDS)
+        record.open_until = max(record.open_until, now + backoff)
+        self._opened.add(peer)
+
+    def blame(self, contributors: Iterable[Peer], digest: Digest, now: float) -> list[Peer]:
+        """Bytes of these peers together do not have their digest. Returns those that are quarantined for it.
+
+        One contributor is the culprit. Of several it is not known which one lied: none of them is asked for this
+        digest again while a quarantine lasts, and one that is in such a mixture twice in that time is quarantined.
+        """
+        peers = list(contributors)
+        culprits = []
+        for peer in peers:
+            record = self._record(peer)
+            if len(peers) == 1 or now - record.suspected_at < QUARANTINE_SECONDS:
+                self.note(peer, PeerOutcome.CORRUPT, now)
+                culprits.append(peer)
+            record.suspected_at = now
+            self._doubts.put((peer, digest), now + QUARANTINE_SECONDS)
+        return culprits
+
+    def begin(self, peer: Peer) -> None:
+        """A body is being fetched from ``peer``; :meth:`end` goes with it."""
+        self._record(peer).active += 1
+
+    def end(self, peer: Peer) -> None:
+        """The body that :meth:`begin` told of is over."""
+        record = self._record(peer)
+        record.active = max(0, record.active - 1)
+
+    # ---- whom to ask
+
+    def live(self, peer: Peer, now: float) -> bool:
+        """Whether ``peer`` is worth a request that others wait for."""
+        record = self._records.get(peer)
+        return record is None or (not record.open_until and now >= max(record.quarantined_until, record.paused_until))
+
+    def admits(self, peer: Peer, now: float) -> bool:
+        """Like :meth:`live`, and once in a while also for a peer that was left alone long enough (half-open)."""
+        if self.live(peer, now):
+            return True
+        record = self._record(peer)
+        if now < max(record.open_until, record.probe_until, record.quarantined_until, record.paused_until):
+            return False
+        record.probe_until = now + PROBE_SECONDS
+        return True
+
+    def trusted(self, peer: Peer, digest: Digest, now: float) -> bool:
+        """Whether ``peer`` may be asked for this digest: False after wrong bytes in which it had a part."""
+        record = self._records.get(peer)
+        if record is not None and now < record.quarantined_until:
+            return False
+        until = self._doubts.get((peer, digest))
+        return until is None or now >= until
+
+    def due(self, now: float) -> list[Peer]:
+        """Peers left alone that a probe should ask whether they are back; each is given out once per probe."""
+        due = []
+        for peer in self._opened:
+            record = self._record(peer)
+            if now >= max(record.open_until - PROBE_LEAD_SECONDS, record.probe_until, record.quarantined_until):
+                record.probe_until = now + PROBE_SECONDS
+                due.append(peer)
+        return due
+
+    def rank(self, peers: Iterable[Peer], digest: Digest, now: float) -> list[Peer]:
+        """The order of choice: live ones first, then the least loaded, then as the digest falls (rendezvous)."""
+
+        def key(peer: Peer) -> tuple[bool, int, int]:
+            record = self._records.get(peer)
+            lot = xxhash.xxh3_64_intdigest(b"%b %b %b" % (self._salt, str(peer).encode(), digest.encode()))
+            return not self.live(peer, now), record.active if record else 0, lot
+
+        return sorted(peers, key=key)
+
+    def health(self, peers: Iterable[Peer], now: float) -> Health:
+        """How many of ``peers`` are in which state."""
+        live = backoff = quarantined = 0
+        for peer in peers:
+            record = self._records.get(peer)
+            if record is not None and now < record.quarantined_until:
+                quarantined += 1
+            elif record is not None and record.open_until:
+                backoff += 1
+            else:
+                live += 1
+        return Health(live, backoff, quarantined)
+
+    def _record(self, peer: Peer) -> _Record:
+        record = self._records.get(peer)
+        if record is None:
+            record = _Record()
+            self._records.put(peer, record)
+        return record

@@ -1,0 +1,66 @@
+"""Keeps the sources of one fetch supplied with holders from the router."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from fastmirror.observe.metrics import FetchMetrics
+from fastmirror.oci.digest import Digest
+from fastmirror.routing import Holder, Router
+
+
+class Search:
+    """One look-up after the other for one digest; ``found`` gets each holder.
+
+    Owns the task of the look-up; :meth:`close` ends it.
+    """
+
+    def __init__(self, router: Router, digest: Digest, found: Callable[[Holder], None], metrics: FetchMetrics) -> None:
+        self._router = router
+        self._digest = digest
+        self._found = found
+        self._metrics = metrics
+        self._loop = asyncio.get_running_loop()
+        self._task: asyncio.Task[None] | None = None
+        self._news = asyncio.Event()
+
+    def begin(self) -> None:
+        """Look the digest up (again); no other look-up may be running."""
+        self._task = self._loop.create_task(self._run(), name=f"look up {self._digest[:19]}")
+        self._task.add_done_callback(lambda _: self._news.set())
+
+    async def more(self) -> bool:
+        """Wait for news of the look-up that runs: a holder, or its end. False if none runs."""
+        if self._task is None or self._task.done():
+            return False
+        self._news.clear()
+        await self._news.wait()
+        return True
+
+    async def end(self) -> None:
+        """Wait until the look-up is over, so that slow peers are heard of too. Cancel: it goes on."""
+        if self._task is not None:
+            await asyncio.wait((self._task,))
+
+    async def close(self) -> None:
+        """Stop the look-up; idempotent."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+
+    async def _run(self) -> None:
+        lookup = self._router.find(self._digest)
+        began = self._loop.time()
+        found = False
+        try:
+            async for holder in lookup:
+                if not found:
+                    found = True
+                    self._metrics.lookup_seconds.at("found").observe(self._loop.time() - began)
+                self._found(holder)
+                self._news.set()
+            if not found:
+                self._metrics.lookup_seconds.at("empty").observe(self._loop.time() - began)
+        finally:
+            await lookup.aclose()

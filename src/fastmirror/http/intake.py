@@ -1,0 +1,62 @@
+"""Bodies of peers on their way into files: the loop's side of the native ingester."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import NamedTuple, Protocol
+
+from fastmirror._native.hashing import Hasher
+from fastmirror._native.ingest import Ingester, Job
+from fastmirror.oci.span import Span
+
+
+class Order(NamedTuple):
+    """What ``Ingester.start`` is to do: a span of a file, from a socket; ``prefix`` of it came with the head already."""
+
+    sock_fd: int
+    file_fd: int
+    span: Span
+    hasher: Hasher | None
+    prefix: bytes
+
+
+class Watcher(Protocol):
+    """Hears of one job, on the loop's thread."""
+
+    def moved(self, job: Job) -> None:
+        """Bytes arrived since the last call; several pieces may be told together."""
+
+    def ended(self, job: Job) -> None:
+        """The job is done: its descriptors and its hasher are free again. Called once, and nothing after it."""
+
+
+class Intake:
+    """Runs jobs of an Ingester for watchers. Owns the ingester and its place in the loop until :meth:`close`."""
+
+    def __init__(self, threads: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._ingester = Ingester(threads)
+        self._watchers: dict[Job, Watcher] = {}
+        self._loop.add_reader(self._ingester.fileno(), self._collect)
+
+    def begin(self, order: Order, watcher: Watcher) -> Job:
+        """Start a job; ``watcher`` hears of it until it has ended. Raises OSError if there is no room for one more."""
+        sock_fd, file_fd, span, hasher, prefix = order
+        job = self._ingester.start(sock_fd, file_fd, span.start, len(span), hasher, prefix)
+        self._watchers[job] = watcher
+        return job
+
+    def _collect(self) -> None:
+        for job in self._ingester.collect():
+            if not job.done:
+                self._watchers[job].moved(job)
+            elif (watcher := self._watchers.pop(job, None)) is not None:
+                # None: it ended between two looks at it, and was taken for ended at the first
+                watcher.ended(job)
+
+    def close(self) -> None:
+        """Cancel all jobs and tell their watchers; idempotent."""
+        if self._ingester.threads:
+            self._loop.remove_reader(self._ingester.fileno())
+            self._ingester.close()
+            self._collect()

@@ -1,0 +1,121 @@
+"""Peers that are given by configuration, all asked for everything. Right for tens of nodes; needs no other service."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final, Protocol, Self
+
+from fastmirror.routing import Holder, Key, Peer
+
+PROBE_SECONDS: Final = 0.25  # how often it is looked for peers that may be back
+
+
+class Asker(Protocol):
+    """Asks peers over HTTP and remembers how they behave. Peers' failures are values here."""
+
+    def live(self, peer: Peer) -> bool:
+        """Whether this peer is worth a question that a pull waits for."""
+
+    async def ask(self, peer: Peer, key: Key, seconds: float) -> Holder | None:
+        """Whether the peer holds ``key``, within ``seconds``; None if not or if it did not say so."""
+
+    def due(self) -> list[Peer]:
+        """Peers that were left alone for long enough: somebody should :meth:`greet` them now."""
+
+    async def greet(self, peer: Peer) -> None:
+        """Find out whether a peer is back, within a second or two."""
+
+
+class StaticRouter:
+    """A Router over a fixed list of peers: every look-up asks all live ones at the same time.
+
+    A look-up costs a round trip while all are well. One that fails costs ``lookup_timeout`` at most, once: from then
+    on it is left alone, and :meth:`run` finds out in the background when it is back.
+    """
+
+    def __init__(self, peers: Iterable[Peer], asker: Asker, lookup_timeout: float) -> None:
+        self._peers = list(dict.fromkeys(peers))
+        self._asker = asker
+        self._seconds = lookup_timeout
+        self._lookups: set[_Lookup] = set()
+
+    def find(self, key: Key) -> _Lookup:
+        """See ``Router.find``. Holders come in the order in which they answer."""
+        return _Lookup(
+            [peer for peer in self._peers if self._asker.live(peer)],
+            lambda peer: self._asker.ask(peer, key, self._seconds),
+            self._lookups,
+        )
+
+    def advertise(self, keys: Iterable[Key]) -> None:
+        """Nothing to tell: the others ask."""
+
+    def withdraw(self, keys: Iterable[Key]) -> None:
+        """Nothing to tell: the others ask."""
+
+    def peers(self) -> list[Peer]:
+        """See ``Router.peers``."""
+        return list(self._peers)
+
+    async def run(self) -> None:
+        """Probe peers that were left alone, until cancelled."""
+        async with asyncio.TaskGroup() as probes:
+            while True:
+                for peer in self._asker.due():
+                    probes.create_task(self._asker.greet(peer), name=f"probe {peer}")
+                await asyncio.sleep(PROBE_SECONDS)
+
+    async def close(self) -> None:
+        """Stop the look-ups that run; idempotent."""
+        for lookup in list(self._lookups):
+            await lookup.aclose()
+
+
+class _Lookup:
+    """Questions to several peers at once; the answers in the order in which they come."""
+
+    def __init__(
+        self, peers: Iterable[Peer], ask: Callable[[Peer], Awaitable[Holder | None]], running: set[_Lookup]
+    ) -> None:
+        self._ask = ask
+        self._found: deque[Holder] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._running = running
+        self._loop = asyncio.get_running_loop()
+        self._tasks = {self._loop.create_task(self._question(peer), name=f"ask {peer}") for peer in peers}
+        if self._tasks:
+            running.add(self)
+        for task in self._tasks:
+            task.add_done_callback(self._over)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Holder:
+        while not self._found:
+            if not self._tasks:
+                raise StopAsyncIteration
+            self._waiter = self._loop.create_future()
+            await self._waiter
+        return self._found.popleft()
+
+    async def aclose(self) -> None:
+        for task in (tasks := set(self._tasks)):
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        self._found.clear()
+
+    async def _question(self, peer: Peer) -> None:
+        holder = await self._ask(peer)
+        if holder is not None:
+            self._found.append(holder)
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not self._tasks:
+            self._running.discard(self)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
