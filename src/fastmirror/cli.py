@@ -100,9 +100,12 @@ def import_(archives: tuple[str, ...], name: str | None, config: str | None, out
     from fastmirror.store.importer import import_archive
     from fastmirror.store.layout import open_layout
 
+    address = check.store(settings.stores.store[0])
+    if address.kind != "oci":
+        raise ConfigError(f"store: {address} cannot be imported into; give oci:DIR, or let containerd import it")
     rows = []
     try:
-        opened = open_layout(Path(check.store(settings.stores.store[0]).path), create=True)
+        opened = open_layout(Path(address.path), create=True)
     except StoreError as error:
         raise StoreError(f"store: {error}") from error
     with contextlib.closing(opened) as store:

@@ -34,7 +34,7 @@ from fastmirror.observe import log as logs
 from fastmirror.observe.lag import watch_lag
 from fastmirror.observe.metrics import Metrics
 from fastmirror.store import Arrived, BlobStore, ContentEvent
-from fastmirror.store.layout import LayoutStore, open_layout
+from fastmirror.store.layout import open_layout
 from fastmirror.store.several import SeveralStores
 
 log = logging.getLogger(__name__)
@@ -182,21 +182,46 @@ class Node:
 def _open_stores(settings: Settings, readiness: admin.Readiness) -> BlobStore:
     """Open every store, all or none. Raises StoreError that names the setting."""
     with contextlib.ExitStack() as opened:
-        stores: list[LayoutStore] = []
+        stores: list[BlobStore] = []
         for text in settings.stores.store:
-            path = Path(check.store(text).path)
-            existed = path.exists()
-            try:
-                store = open_layout(path, create=True)
-            except StoreError as error:
-                raise StoreError(f"store: {error}") from error
+            address = check.store(text)
+            if address.kind == "oci":
+                store: BlobStore = _open_layout(text, Path(address.path), readiness)
+            else:
+                store = _open_containerd(settings, address, readiness)
             opened.callback(store.close)
             stores.append(store)
-            readiness.watch(partial(_why_unreadable, text, path / "blobs"))
-            if not existed:
-                log.info("an empty store was made", extra={"event": "daemon.store_created", "store": text})
         opened.pop_all()
     return stores[0] if len(stores) == 1 else SeveralStores(stores)
+
+
+def _open_layout(text: str, path: Path, readiness: admin.Readiness) -> BlobStore:
+    existed = path.exists()
+    try:
+        store = open_layout(path, create=True)
+    except StoreError as error:
+        raise StoreError(f"store: {error}") from error
+    readiness.watch(partial(_why_unreadable, text, path / "blobs"))
+    if not existed:
+        log.info("an empty store was made", extra={"event": "daemon.store_created", "store": text})
+    return store
+
+
+def _open_containerd(settings: Settings, address: check.StoreAddress, readiness: admin.Readiness) -> BlobStore:
+    from fastmirror.containerd.store import ContainerdStore, Place  # only nodes with a containerd need it
+
+    if address.kind == "content":
+        place = Place(content=Path(address.path))
+    else:
+        place = Place(
+            socket=address.path,
+            content=Path(address.content) if address.content else None,
+            namespace=settings.stores.containerd_namespace,
+            all_namespaces=settings.stores.all_namespaces,
+        )
+    store = ContainerdStore(place)
+    readiness.watch(store.problem)
+    return store
 
 
 def _why_unreadable(text: str, blobs: Path) -> str | None:

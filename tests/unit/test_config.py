@@ -190,6 +190,8 @@ def _texts(field: Field) -> st.SearchStrategy[Any]:
         "HOST": st.sampled_from(["docker.io", "registry.example:5000", "[::1]:5000", ""]),
         "STORE": st.text(string.ascii_letters + "/._- ", min_size=1).map(lambda text: f"oci:/{text.strip()}"),
         "PATTERN": st.sampled_from(["docker.io", "quay.io/team/*", "quay.io/team/app", "localhost:5000/*"]),
+        "true/false": st.sampled_from(["true", "false"]),
+        "NAMESPACE": st.sampled_from(["k8s.io", "moby", "default"]),
         "DIR": st.text(string.ascii_letters + "/._-").map(str.strip),
     }
     if field.choices:
@@ -230,6 +232,32 @@ def test_addresses_and_stores_are_read_into_their_parts():
     assert address("[::1]:80") == Address("::1", 80)
     assert str(Address("fd00::2", 81)) == "[fd00::2]:81"
     assert store("oci:./data") == StoreAddress("oci", "./data")
+    assert store("containerd:/run/c.sock") == StoreAddress("containerd", "/run/c.sock")
+    assert store("containerd:/run/c.sock,content=/c") == StoreAddress("containerd", "/run/c.sock", "/c")
+    assert store("content:/c,d") == StoreAddress("content", "/c,d")
+    assert [str(store(text)) for text in ("content:/c", "containerd:/s,content=/c")] == [
+        "content:/c",
+        "containerd:/s,content=/c",
+    ]
+
+
+@pytest.mark.parametrize("text", ["containerd:", "containerd:/s,content=", "containerd:/s,x=1", "content:", "dir:/c"])
+def test_a_containerd_store_without_its_place_is_refused(text):
+    with pytest.raises(ValueError, match="expected"):
+        store(text)
+
+
+def test_a_filter_by_name_is_refused_where_there_are_no_names():
+    refused = complaint({"store": ("content:/c",), "deny": ("docker.io",)})
+    assert refused.startswith("deny: content:/c has no names to filter by: only containerd's socket tells")
+    assert "containerd:SOCKET,content=/c" in refused
+    load({"store": ("containerd:/s,content=/c",), "deny": ("docker.io",)}, {})
+    load({"store": ("content:/c",)}, {})
+
+
+@pytest.mark.parametrize("text", ["", "k8s io", "-k8s", "k8s/", "k" * 77])
+def test_a_namespace_that_containerd_would_refuse_is_refused(text):
+    assert complaint({"containerd_namespace": text}).startswith("containerd_namespace: expected a namespace")
 
 
 @pytest.mark.parametrize(

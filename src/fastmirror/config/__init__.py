@@ -22,6 +22,7 @@ PeerAddress = Annotated[str, Meta(extra={"check": check.peer, "form": "HOST:PORT
 RegistryHost = Annotated[str, Meta(extra={"check": check.registry, "form": "HOST"})]
 StoreText = Annotated[str, Meta(extra={"check": check.store, "break": check.STORE_BREAK, "form": "STORE"})]
 Pattern = Annotated[str, Meta(extra={"check": check.pattern, "form": "PATTERN"})]
+Namespace = Annotated[str, Meta(extra={"check": check.namespace, "form": "NAMESPACE"})]
 Directory = Annotated[str, Meta(extra={"form": "DIR"})]
 
 
@@ -50,9 +51,15 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
 class StoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What is served."""
 
-    store: Annotated[tuple[StoreText, ...], _help("oci:DIR; may be given several times, asked in order")] = (
-        "oci:./fastmirror-data",
-    )
+    store: Annotated[
+        tuple[StoreText, ...], _help(f"{check.STORE_FORMS}; may be given several times, asked in order")
+    ] = ("oci:./fastmirror-data",)
+    containerd_namespace: Annotated[
+        Namespace, _help("containerd's namespace whose images are served; kubelet's is k8s.io")
+    ] = "k8s.io"
+    all_namespaces: Annotated[
+        bool, Meta(extra={"form": "true/false"}), _help("serve by digest what only other namespaces have, too")
+    ] = False
     allow: Annotated[
         tuple[Pattern, ...], _help("serve only content of these registries or repositories (docker.io, quay.io/team/*)")
     ] = ()
@@ -69,6 +76,7 @@ class FetchSettings(msgspec.Struct, frozen=True, kw_only=True):
     connect_timeout: Annotated[Seconds, _help("time to connect to a peer")] = 0.25
     first_byte_timeout: Annotated[Seconds, _help("time until a peer's answer begins")] = 0.5
     stall_timeout: Annotated[Seconds, _help("time without a new byte before another peer goes on")] = 0.5
+    min_rate: Annotated[Bytes, _help("bytes a second, over 5 seconds, below which another peer goes on")] = 64 * 1024
     max_fetches: Annotated[Count, _help("blobs fetched at the same time; more get 404")] = 64
     whole_bytes: Annotated[Bytes, _help("blobs up to this size are verified whole before the first byte goes out")] = (
         8 * 1024 * 1024
@@ -83,6 +91,7 @@ class FetchSettings(msgspec.Struct, frozen=True, kw_only=True):
         16 * 1024 * 1024 * 1024
     )
     grace: Annotated[Seconds, _help("time a fetched blob stays for further readers")] = 5.0
+    resolve_tags: Annotated[Literal["no", "yes"], _help("answer tags from peers where all that know them agree")] = "no"
 
 
 class LogSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,7 +14,8 @@ _LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?"
 _HOST: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?", re.ASCII)
 _PORT: Final = re.compile(r"[0-9]{1,5}", re.ASCII)
 _REPOSITORY: Final = re.compile(r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*", re.ASCII)
-STORE_KINDS: Final = ("oci",)
+_NAMESPACE: Final = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*", re.ASCII)
+STORE_FORMS: Final = "oci:DIR, containerd:SOCKET[,content=DIR] or content:DIR"
 STORE_BREAK: Final = re.compile(r",(?=[a-z]+:)", re.ASCII)
 """Where a list of stores is divided: a store may itself have commas (options, directory names)."""
 
@@ -30,13 +31,14 @@ class Address(NamedTuple):
 
 
 class StoreAddress(NamedTuple):
-    """Which implementation of BlobStore, and where."""
+    """Which implementation of BlobStore, and where: a directory, or a socket and perhaps the content's directory."""
 
     kind: str
     path: str
+    content: str = ""
 
     def __str__(self) -> str:
-        return f"{self.kind}:{self.path}"
+        return f"{self.kind}:{self.path}" + (f",content={self.content}" if self.content else "")
 
 
 def seconds(text: str) -> float | str:
@@ -83,15 +85,29 @@ def _host(host: str) -> str:
 
 
 def store(text: str) -> StoreAddress:
-    """``KIND:PLACE``, such as ``oci:./fastmirror-data``."""
+    """``KIND:PLACE``, such as ``oci:./fastmirror-data`` or ``containerd:/run/containerd/containerd.sock``."""
     kind, colon, path = text.partition(":")
     if not colon and text:
-        raise ValueError(f"expected oci:DIR; for an OCI image layout directory write oci:{text}")
-    if kind not in STORE_KINDS:
-        raise ValueError("expected oci:DIR")
-    if not path or "\0" in path:
-        raise ValueError("expected oci:DIR with a directory after the colon")
-    return StoreAddress(kind, path)
+        raise ValueError(f"expected {STORE_FORMS}; for an OCI image layout directory write oci:{text}")
+    if kind not in ("oci", "containerd", "content"):
+        raise ValueError(f"expected {STORE_FORMS}")
+    content = ""
+    if kind == "containerd":
+        path, comma, option = path.partition(",")
+        if comma and (not option.startswith("content=") or option == "content="):
+            raise ValueError("expected containerd:SOCKET or containerd:SOCKET,content=DIR")
+        content = option.removeprefix("content=")
+    if not path or "\0" in text:
+        what = "socket's path" if kind == "containerd" else "directory"
+        raise ValueError(f"expected {STORE_FORMS} with a {what} after the colon")
+    return StoreAddress(kind, path, content)
+
+
+def namespace(text: str) -> str:
+    """A namespace of containerd. Source: containerd pkg/identifiers/validate.go."""
+    if len(text) > 76 or _NAMESPACE.fullmatch(text) is None:
+        raise ValueError("expected a namespace of containerd such as k8s.io, moby or default")
+    return text
 
 
 def registry(text: str) -> str:

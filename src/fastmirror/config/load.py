@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_ori
 import msgspec
 
 from fastmirror.config import Settings
-from fastmirror.config.check import Address, address
+from fastmirror.config.check import Address, address, store
 from fastmirror.errors import ConfigError
 
 PREFIX: Final = "FASTMIRROR_"
@@ -213,6 +213,14 @@ def _check_together(settings: Settings, origins: Mapping[str, Origin]) -> None:
 
     if not settings.stores.store:
         raise refuse("at least one is needed, such as oci:./fastmirror-data", "store")
+    filters = [name for name in ("allow", "deny") if getattr(settings.stores, name)]
+    nameless = [text for text in settings.stores.store if store(text).kind == "content"]
+    if filters and nameless:
+        why = (
+            f"{nameless[0]} has no names to filter by: only containerd's socket tells which image a file belongs to; "
+            f"take the filter away, or use containerd:SOCKET,content={store(nameless[0]).path}"
+        )
+        raise refuse(why, *filters)
     if fetch.holdback_bytes > fetch.whole_bytes:
         why = f"holdback_bytes ({fetch.holdback_bytes}) must not exceed whole_bytes ({fetch.whole_bytes})"
         raise refuse(why, "holdback_bytes", "whole_bytes")
