@@ -20,6 +20,7 @@ cdef extern from "wire.h" nogil:
     ssize_t wire_discard(int fd, size_t size)
     void wire_nodelay(int fd)
     void wire_notsent_lowat(int fd, int bytes)
+    void wire_cork(int fd, int on)
     void wire_fin(int fd)
 
 
@@ -183,6 +184,9 @@ cdef class Connection:
             self.stop = reply.stop
             self.endpoint.pace.sending += 1
             more = self.body.available(self.pos) > 0
+            if more and self.endpoint.cork and self.endpoint.pace.sending > 1:
+                self.corked = True
+                wire_cork(self.fd, 1)
             if ranged != self.lowat:
                 self.lowat = ranged
                 wire_notsent_lowat(self.fd, RANGE_LOWAT if ranged else 0)
@@ -236,6 +240,9 @@ cdef class Connection:
             if may == 0:
                 self.want_write(False)
                 self.parked = True
+                if self.corked:
+                    self.corked = False
+                    wire_cork(self.fd, 0)
                 self.body.wait(self.pos, self.wake)
                 return False
             may = min(may, self.stop - self.pos)
@@ -275,6 +282,9 @@ cdef class Connection:
         body, self.body = self.body, None
         self.out = None
         self.busy = self.parked = self.close_after = False
+        if self.corked:    # what follows on this connection must not wait for a full segment
+            self.corked = False
+            wire_cork(self.fd, 0)
         if body is not None:
             self.endpoint.pace.sending -= 1
             body.close()

@@ -39,5 +39,6 @@ cdef class Endpoint:
     cdef readonly dict answers
     cdef readonly set connections
     cdef readonly double now
+    cdef public bint cork
     cdef bytes tail
     cdef bytes tail_close

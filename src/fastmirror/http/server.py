@@ -81,8 +81,11 @@ class Server:
         """``HOST:PORT`` of each bound socket, with the real port."""
         return [_show(sock.getsockname()) for sock in self._sockets]
 
-    def listen(self, address: str, setting: str) -> None:
-        """Bind and accept from now on. Raises StartFailed (port taken, address not ours) that names ``setting``."""
+    def listen(self, address: str, setting: str, *, same_node: bool = False) -> None:
+        """Bind and accept from now on; ``same_node`` says that the clients are on this node.
+
+        Raises StartFailed (port taken, address not ours) that names ``setting``.
+        """
         host, port = parse_address(address, setting)
         try:
             found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -103,6 +106,7 @@ class Server:
                 else:
                     hint = f"{error.strerror}; set {setting} to an address of this machine"
                 raise StartFailed(f"{setting}: cannot listen on {address}: {hint}") from None
+            self.endpoint.cork = not _paces(sock, same_node)
             self._sockets.append(sock)
             self._loop.add_reader(sock, self._accept, sock)
 
@@ -222,6 +226,19 @@ class Server:
             with contextlib.suppress(OSError):
                 self._reserve = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         self._ticker = self._loop.call_later(TICK_SECONDS, self._tick)
+
+
+def _paces(sock: socket.socket, same_node: bool) -> bool:
+    """Whether the connections of this listener pace what they send, as BBR does: then corking costs instead of saving.
+
+    Between processes of one node pacing makes small segments and two to three times the CPU (docs/decisions/0002), so
+    there Linux's own default is asked for; accepted sockets inherit it.
+    """
+    if same_node:
+        with contextlib.suppress(OSError):  # not allowed here (tcp_allowed_congestion_control)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"cubic")
+    name = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+    return name.rstrip(b"\0").startswith(b"bbr")
 
 
 def _show(where: tuple[str, int] | tuple[str, int, int, int]) -> str:
