@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from fastmirror.oci.digest import Digest
-from fastmirror.store import Arrived, ContentEvent, Gone
+from fastmirror.store import Arrived, BlobStore, ContentEvent, Gone
 from fastmirror.store.layout import LayoutStore
 from tests.kit import content
 from tests.kit.content import Image
@@ -47,7 +47,7 @@ class Foreign:
 class Listener:
     """Hears a store's events and lets a test wait for one."""
 
-    def __init__(self, store: LayoutStore) -> None:
+    def __init__(self, store: BlobStore) -> None:
         self.events: list[ContentEvent] = []
         self._told = asyncio.Event()
         store.subscribe(self._hear)
