@@ -1,0 +1,105 @@
+"""What is printed: progress while it runs, the table at the end. Plain text; carriage returns only on a terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TextIO
+
+from demo.images import MIB, Image
+
+WIDTH = 46  # of the column that says what happened
+REDRAW_SECONDS = 0.1
+QUARTERS = 4  # progress lines per pull where there is no terminal
+
+
+@dataclass
+class Row:
+    """One step as the table shows it. ``sources``: bytes by where they came from. ``error``: why it failed."""
+
+    what: str
+    node: str
+    sources: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    gap: float = 0.0
+    killed: str = ""
+    error: str = ""
+
+
+class Screen:
+    """Writes lines, and one line that changes while a pull goes on."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._live = out.isatty()
+        self._shown = 0
+        self._drawn_at = 0.0
+        self._quarter = 0
+
+    def say(self, text: str) -> None:
+        """Write a line."""
+        self._clear()
+        print(text, file=self._out, flush=True)
+
+    def begin(self) -> None:
+        """A pull begins."""
+        self._quarter = 0
+
+    def progress(self, done: int, total: int, sources: dict[str, int]) -> None:
+        """Show how far a pull is, and where its bytes have come from so far."""
+        parts = ", ".join(f"{name} {mebibytes(count)}" for name, count in sources.items() if count)
+        text = f"    {done * 100 // max(total, 1):3d} %  {mebibytes(done):>9} of {mebibytes(total)}   {parts}"
+        now = time.monotonic()
+        if self._live and now - self._drawn_at >= REDRAW_SECONDS:
+            self._drawn_at = now
+            self._out.write("\r" + text.ljust(self._shown))
+            self._out.flush()
+            self._shown = len(text)
+        elif not self._live and done * QUARTERS // max(total, 1) > self._quarter:
+            self._quarter = done * QUARTERS // max(total, 1)
+            print(text, file=self._out, flush=True)
+
+    def _clear(self) -> None:
+        if self._shown:
+            self._out.write("\r" + " " * self._shown + "\r")
+            self._shown = 0
+
+
+def mebibytes(count: int) -> str:
+    """Bytes as the table writes them."""
+    return f"{count / MIB:.1f} MiB"
+
+
+def table(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
+    """The steps: where each byte came from, how long it took, and the longest silence within a layer."""
+    head = f"{'step':<{WIDTH}}" + "".join(f"{name:>12}" for name in names) + f"{'seconds':>10}{'longest gap':>13}"
+    lines = [head, "-" * len(head)]
+    for number, row in enumerate(rows, 1):
+        cells = "".join(f"{_amount(row.sources.get(name, 0)):>12}" for name in names)
+        lines.append(f"{f'{number} {row.what}':<{WIDTH}}{cells}{row.seconds:>10.2f}{f'{row.gap * 1000:.0f} ms':>13}")
+        if row.error:
+            lines.append(f"  FAILED: {row.error}")
+    return lines
+
+
+def _amount(count: int) -> str:
+    return mebibytes(count) if count else "-"
+
+
+def summary(rows: Sequence[Row], image: Image, origin_served: int, checked: int) -> list[str]:
+    """What the numbers mean, in sentences."""
+    lines = []
+    for row in rows:
+        if row.killed:
+            quiet = max((other.gap for other in rows if not other.killed), default=0.0)
+            lines.append(
+                f"the death of node {row.killed} cost {row.gap * 1000:.0f} ms: the longest silence in the layer "
+                f"(without a death: {quiet * 1000:.0f} ms)"
+            )
+    times = origin_served / image.size
+    lines.append(
+        f"the origin served {mebibytes(origin_served)} in all: the image ({mebibytes(image.size)}) {times:.2f} times"
+    )
+    lines.append(f"{checked} blobs on the nodes' disks were read again: every digest is right")
+    return lines
