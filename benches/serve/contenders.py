@@ -21,6 +21,7 @@ from benches.serve.loadgen import Target
 HOST = "127.0.0.1"
 START_SECONDS = 20.0
 STOP_SECONDS = 10.0
+FASTMIRROR = (sys.executable, "-m", "fastmirror")
 
 NGINX_CONF = """\
 daemon off;
@@ -140,7 +141,7 @@ def fastmirror(
 ) -> Iterator[Target]:
     """``fastmirror serve`` with an OCI layout; the target is its ``registry`` or its ``peer`` listener."""
     work.mkdir(parents=True, exist_ok=True)
-    line = [sys.executable, "-m", "fastmirror", "serve", "--store", f"oci:{store}"]
+    line = [*FASTMIRROR, "serve", "--store", f"oci:{store}"]
     for name in ("registry", "peer", "admin"):
         line += [f"--{name}-addr", f"{HOST}:0"]
     if peers:
