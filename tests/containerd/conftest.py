@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.kit.cluster import free_port
 from tests.kit.containerd import Containerd, Generation, containerd, generations
 from tests.kit.images import Image, make_image
+from tests.kit.layout import Layout
+from tests.kit.origin import Origin, origin
 
 _NONE = Generation("0.0", None)  # type: ignore[arg-type]
 _seeds = itertools.count(1)
@@ -50,3 +54,11 @@ def fresh_image() -> Callable[..., Image]:
         return make_image(f"registry.test/{repository}{seed}:1", sizes, seed=seed)
 
     return make
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Iterator[Origin]:
+    """An origin with an empty layout, to be filled by the test."""
+    layout = Layout(tmp_path / "origin")
+    with origin(layout, "127.0.0.1", free_port("127.0.0.1"), tmp_path / "origin.log") as running:
+        yield running
