@@ -47,14 +47,17 @@ DIRECTIVES = {
 class Recipe:
     """What the files in a directory were made with; they are made anew when that changes.
 
-    Neither Cython nor setuptools looks at more than the times of the sources.
+    Neither Cython nor setuptools looks at more than the times of the sources; Cython looks for a module's own .pxd
+    beside its .pyx only, and ours are in another directory.
     """
 
     def __init__(self, note: Path) -> None:
         from Cython import __version__ as cython
 
         self.note = note
-        self.text = f"{MODE}\nCython {cython}\nPython {sys.version}\n{Path(__file__).read_text()}"
+        parts = (Path(__file__), *sorted(Path("src/fastmirror/_native").glob("*.pxd")))
+        sources = "\n".join(part.read_text() for part in parts)
+        self.text = f"{MODE}\nCython {cython}\nPython {sys.version}\n{sources}"
 
     def changed(self) -> bool:
         return not self.note.exists() or self.note.read_text() != self.text
