@@ -114,8 +114,9 @@ static int store(fm_job *job, const uint8_t *data, size_t size) {
 /* Lets any thread take the job when its socket is readable; whoever calls this does not touch the job again. */
 static void arm(fm_ingester *in, fm_job *job) {
   struct epoll_event event = {.events = EPOLLIN | EPOLLONESHOT, .data.ptr = job};
-  int operation = job->watched ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, was_watched = job->watched;
-  job->watched = 1; /* before the call: after it the job may be another thread's */
+  int was_watched = job->watched, operation = was_watched ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+  /* Before the call: after it the job may be another thread's. The partner is the load in `work`. */
+  __atomic_store_n(&job->watched, 1, __ATOMIC_RELEASE);
   if (epoll_ctl(in->epoll, operation, job->sock, &event) == 0) return;
   job->watched = was_watched;
   end_job(in, job, FM_FAILED, errno);
@@ -168,7 +169,9 @@ static void *work(void *argument) {
   struct epoll_event event;
   while (!__atomic_load_n(&in->stopping, __ATOMIC_ACQUIRE)) {
     if (epoll_wait(in->epoll, &event, 1, -1) != 1) continue;
-    fm_job *job = event.data.ptr ? event.data.ptr : take_ready(in);
+    fm_job *job = event.data.ptr;
+    if (job) (void)__atomic_load_n(&job->watched, __ATOMIC_ACQUIRE); /* all that its last thread wrote is seen */
+    else job = take_ready(in);
     if (job) take_turn(in, job, me->buffer);
   }
   signal_fd(in->kick); /* for the next thread to stop */

@@ -20,7 +20,7 @@ struct fm_job {
   fm_hash *hash; /* borrowed likewise, taken by the caller (fm_hash_take), given back at the end; may be NULL */
   const uint8_t *prefix; /* borrowed likewise; bytes that are stored before any is received */
   size_t prefix_size;
-  int watched; /* the epoll knows the socket */
+  int watched; /* the epoll knows the socket; stored last when a thread hands the job on */
   int error;   /* errno of FM_RESET, FM_FAILED, FM_DISK; valid after `outcome` was read */
   /* shared: written by the job's thread, read by anybody with the functions below */
   int64_t received, progress_ns;
