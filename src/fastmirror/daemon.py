@@ -14,6 +14,9 @@ import re
 import resource
 import signal
 import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -23,17 +26,25 @@ import uvloop
 from fastmirror import __version__, admin
 from fastmirror._native.endpoint import Pace
 from fastmirror.config import Settings, check
-from fastmirror.errors import FastmirrorError, StoreError
+from fastmirror.errors import FastmirrorError, RegistryError, StoreError
+from fastmirror.fetch.parts import FetchParts
+from fastmirror.fetch.table import FetchTable
 from fastmirror.http.limits import Admission
+from fastmirror.http.message import Reply, Request
 from fastmirror.http.server import Server
 from fastmirror.mirror.answers import refusal_reply
-from fastmirror.mirror.app import Mirror
+from fastmirror.mirror.app import Elsewhere, Mirror
 from fastmirror.mirror.filters import Filters
-from fastmirror.mirror.local import Local
+from fastmirror.mirror.local import Done, Local
+from fastmirror.mirror.remote import Remote
 from fastmirror.observe import log as logs
 from fastmirror.observe.lag import watch_lag
-from fastmirror.observe.metrics import Metrics
-from fastmirror.store import Arrived, BlobStore, ContentEvent
+from fastmirror.observe.metrics import Metrics, PullMetrics
+from fastmirror.oci.pull import Pull
+from fastmirror.routing import Key, Peer, Router
+from fastmirror.routing.static import StaticRouter
+from fastmirror.store import Arrived, BlobStore, ContentEvent, Gone, Tagged, Untagged
+from fastmirror.store.index import PRIVATE
 from fastmirror.store.layout import open_layout
 from fastmirror.store.several import SeveralStores
 
@@ -85,6 +96,7 @@ class Node:
         self.settings = settings
         self.metrics = Metrics()
         self.readiness = admin.Readiness()
+        self.router: Router | None = None
         self.registry: Server
         self.peer: Server
         self.admin: Server
@@ -94,26 +106,31 @@ class Node:
         async with contextlib.AsyncExitStack() as closing:
             store = _open_stores(self.settings, self.readiness)
             closing.callback(store.close)
-            await self._build(store, closing)
+            self._build(store, closing)
             async with asyncio.TaskGroup() as group:
                 parts = [
                     group.create_task(store.run(), name="store"),
                     group.create_task(watch_lag(self.metrics.node.loop_lag_seconds.at()), name="lag"),
                 ]
+                if self.router is not None:
+                    parts.append(group.create_task(self.router.run(), name="router"))
+                    closing.callback(_announce(store, self.router))
                 self._say_serving()
                 await stop.wait()
-                await self._drain()
+                await self._drain(store)
                 for part in parts:
                     part.cancel()
         log.info("ended", extra={"event": "daemon.ended"})
 
-    async def _build(self, store: BlobStore, closing: contextlib.AsyncExitStack) -> None:
+    def _build(self, store: BlobStore, closing: contextlib.AsyncExitStack) -> None:
         settings, metrics = self.settings, self.metrics
         serve = settings.serve
-        local = Local(store, Filters(settings.stores.allow, settings.stores.deny))
+        filters = Filters(settings.stores.allow, settings.stores.deny)
+        local = Local(store, filters)
         pace, own = Pace(), _own_addresses()
         admission = Admission(serve.max_connections, serve.max_connections_per_address, own)
-        for_clients = Mirror(local, default_registry=serve.default_registry)
+        elsewhere = self._build_remote(filters, own, closing) if settings.fetch.peers else None
+        for_clients = Mirror(local, default_registry=serve.default_registry, elsewhere=elsewhere)
         for_peers = Mirror(local, default_registry=serve.default_registry)
         self.registry = Server(serve, for_clients, refusal_reply, pace=pace, admission=admission)
         closing.push_async_callback(self.registry.close)
@@ -128,6 +145,19 @@ class Node:
         self.registry.listen(serve.registry_addr, "registry_addr")
         self.peer.listen(serve.peer_addr, "peer_addr")
         self.admin.listen(serve.admin_addr, "admin_addr")
+
+    def _build_remote(self, filters: Filters, own: frozenset[str], closing: contextlib.AsyncExitStack) -> Elsewhere:
+        settings = self.settings.fetch
+        parts = FetchParts(settings, _spool_directory(self.settings), self.metrics.fetch)
+        closing.push_async_callback(parts.close)
+        here = check.address(self.settings.serve.peer_addr).port
+        peers = [Peer(*check.peer(text)) for text in settings.peers]
+        others = [peer for peer in peers if not (peer.port == here and peer.host in own)]
+        self.router = StaticRouter(others, parts.asker, settings.lookup_timeout)
+        closing.push_async_callback(self.router.close)
+        table = FetchTable(parts, self.router)
+        closing.push_async_callback(table.close)
+        return Timed(Remote(table, filters), self.metrics.pull)
 
     def _measure(self, store: BlobStore, admission: Admission, mirrors: dict[str, Mirror]) -> None:
         http, pull, node = self.metrics.http, self.metrics.pull, self.metrics.node
@@ -165,8 +195,10 @@ class Node:
             },
         )
 
-    async def _drain(self) -> None:
+    async def _drain(self, store: BlobStore) -> None:
         self.readiness.end("draining")
+        if self.router is not None:
+            self.router.withdraw(_keys(store))
         servers = (self.registry, self.peer)
         busy = sum(len(server.endpoint.connections) for server in servers)
         log.info("draining", extra={"event": "daemon.drain_started", "connections": busy})
@@ -177,6 +209,61 @@ class Node:
         except TimeoutError:
             left = sum(len(server.endpoint.connections) for server in servers)
             log.warning("drain_timeout is over", extra={"event": "daemon.transfers_cut", "connections": left})
+
+
+class Timed:
+    """Measures how long answers from elsewhere take, the 404s too."""
+
+    def __init__(self, elsewhere: Elsewhere, metrics: PullMetrics) -> None:
+        self._elsewhere = elsewhere
+        self._found = metrics.elsewhere_seconds.at("peers")
+        self._missed = metrics.elsewhere_seconds.at("none")
+
+    async def answer(self, pull: Pull, request: Request, done: Done | None = None) -> Reply:
+        """See ``Elsewhere``."""
+        began = time.monotonic()
+        try:
+            reply = await self._elsewhere.answer(pull, request, done)
+        except RegistryError:
+            self._missed.observe(time.monotonic() - began)
+            raise
+        self._found.observe(time.monotonic() - began)
+        return reply
+
+
+def _keys(store: BlobStore) -> Iterator[Key]:
+    yield from store.digests()
+    for reference, _ in store.references():
+        yield reference
+
+
+def _announce(store: BlobStore, router: Router) -> Callable[[], None]:
+    """Keep what the router tells the other nodes equal to what is here; returns the undo."""
+
+    def changed(event: ContentEvent) -> None:
+        match event:
+            case Arrived(digest):
+                router.advertise((digest,))
+            case Gone(digest):
+                router.withdraw((digest,))
+            case Tagged(reference):
+                router.advertise((reference,))
+            case Untagged(reference):
+                router.withdraw((reference,))
+
+    undo = store.subscribe(changed)
+    router.advertise(_keys(store))
+    return undo
+
+
+def _spool_directory(settings: Settings) -> str:
+    """Where content on its way goes: on a disk, if possible the one of the first store."""
+    if settings.fetch.spool_dir:
+        return settings.fetch.spool_dir
+    first = check.store(settings.stores.store[0])
+    if first.kind == "oci" and os.access(first.path, os.W_OK):
+        return str(Path(first.path) / PRIVATE / "spool")
+    return "/var/tmp" if os.access("/var/tmp", os.W_OK) else tempfile.gettempdir()
 
 
 def _open_stores(settings: Settings, readiness: admin.Readiness) -> BlobStore:

@@ -211,7 +211,7 @@ def test_store_that_does_not_answer_is_a_miss_and_is_logged(
 
 async def test_what_is_not_here_is_asked_elsewhere_and_a_miss_there_is_a_404(image: Image) -> None:
     class Elsewhere:
-        async def answer(self, pull: Pull, request: Request) -> Reply:
+        async def answer(self, pull: Pull, request: Request, done: object = None) -> Reply:
             if pull.repository == "there":
                 return Reply(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n")
             raise BlobUnknown("nobody has it")

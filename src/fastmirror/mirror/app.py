@@ -9,7 +9,7 @@ from typing import Protocol
 from fastmirror.errors import RegistryError, StoreError
 from fastmirror.http.message import Reply, Request
 from fastmirror.mirror import answers
-from fastmirror.mirror.local import Local
+from fastmirror.mirror.local import Done, Local
 from fastmirror.oci.pull import Pull, parse_pull
 
 log = logging.getLogger(__name__)
@@ -18,7 +18,8 @@ log = logging.getLogger(__name__)
 class Elsewhere(Protocol):
     """Answers from other nodes. Raises RegistryError where nobody can; never takes longer than its deadlines."""
 
-    async def answer(self, pull: Pull, request: Request) -> Reply: ...
+    async def answer(self, pull: Pull, request: Request, done: Done | None = None) -> Reply:
+        """The reply; ``done`` hears how much of its body was sent."""
 
 
 class Served:
@@ -74,9 +75,12 @@ class Mirror:
 
     async def _ask(self, elsewhere: Elsewhere, pull: Pull, request: Request) -> Reply:
         try:
-            reply = await elsewhere.answer(pull, request)
+            reply = await elsewhere.answer(pull, request, self._elsewhere_done)
         except RegistryError as error:
             self.served.missed += error.status == 404
             return answers.error_reply(error)
         self.served.elsewhere += 1
         return reply
+
+    def _elsewhere_done(self, sent: int, complete: bool) -> None:
+        self.served.elsewhere_bytes += sent

@@ -93,12 +93,12 @@ class FetchMetrics:
         self.spool_bytes = gauge("spool_bytes", "Disk space that blobs on their way use.")
         self.turned_away = counter(
             "fetches_turned_away_total", "Blobs not fetched because a limit was met; answered 404.",
-            limit=("fetches", "spool", "memory"),
+            limit=("fetches", "spool"),
         )  # fmt: skip
         self.bytes = counter("fetched_bytes_total", "Bytes received from peers, good or not.")
         self.outcomes = counter("peer_outcomes_total", "Requests to peers, by how they ended.", outcome=OUTCOMES)
         self.lookup_seconds = histogram(
-            "lookup_seconds", "Time to find who has some content.", result=("found", "empty", "timeout")
+            "lookup_seconds", "Time to find who has some content.", result=("found", "empty")
         )
         self.mismatches = counter("digest_mismatches_total", "Contents from peers that did not have their digest.")
         self.peers = gauge(
