@@ -129,9 +129,9 @@ def test_a_peer_that_brought_bytes_is_tried_again_after_the_others_and_not_for_e
     for peer in (A, B):
         sources.add(Holder(peer), None)
     order = []
-    while (peer := sources.next(0.0)) is not None:
-        order.append(peer)
-        sources.ended(peer, PeerOutcome.TRUNCATED, 100)
+    while (chosen := sources.next(0.0)) is not None:
+        order.append(chosen)
+        sources.ended(chosen, PeerOutcome.TRUNCATED, 100)
     assert len(order) <= 2 * TRIES
     assert set(order[:2]) == {A, B}
     assert set(sources.contributors) == {A, B}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,7 +42,7 @@ def test_where_a_head_is_divided_makes_no_difference(cuts):
     reader = HeadReader()
     found = None
     rest = b""
-    for start, stop in zip(points, points[1:], strict=False):
+    for start, stop in itertools.pairwise(points):
         if found is None:
             found = reader.feed(raw[start:stop])
         else:

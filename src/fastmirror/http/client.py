@@ -22,7 +22,7 @@ from fastmirror.http.resolve import Place, Resolver
 from fastmirror.http.response import Ask, Head, HeadReader, part_of, refusal
 
 IDLE_SECONDS: Final = 30.0  # shorter than a fastmirror's own idle timeout, so that it is us who end a connection
-IDLE_PER_PEER: Final = 8
+IDLE_PER_PEER: Final = 32
 ASKING_PER_PEER: Final = 32  # HEADs at a time; with the bodies this stays below a peer's cap per address
 _RECEIVE: Final = 16 * 1024
 

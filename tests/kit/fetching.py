@@ -1,0 +1,122 @@
+"""Nodes in the test's own loop: one that holds content, and one that fetches it. Real sockets, no processes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from fastmirror._native.endpoint import Pace
+from fastmirror.config import FetchSettings, ServeSettings
+from fastmirror.fetch.parts import FetchParts
+from fastmirror.fetch.table import FetchTable
+from fastmirror.http.limits import Admission
+from fastmirror.http.server import Server
+from fastmirror.mirror.answers import refusal_reply
+from fastmirror.mirror.app import Elsewhere, Mirror
+from fastmirror.mirror.filters import Filters
+from fastmirror.mirror.local import Local
+from fastmirror.mirror.remote import Remote
+from fastmirror.routing import Peer, Router
+from fastmirror.routing.static import StaticRouter
+from fastmirror.store.memory import MemoryStore
+from tests.kit.waiting import NOISE
+from tests.kit.wire import Address, Answer, Wire, build_request, parse_address
+
+
+def _server(mirror: Mirror) -> Server:
+    server = Server(ServeSettings(), mirror, refusal_reply, pace=Pace(), admission=Admission(1000, 1000, frozenset()))
+    server.listen("127.0.0.1:0", "registry_addr")
+    return server
+
+
+class HolderNode:
+    """The peer listener of a node that has what is put into ``store``."""
+
+    def __init__(self) -> None:
+        self.store = MemoryStore()
+        self._server = _server(Mirror(Local(self.store, Filters())))
+        self.peer = Peer(*parse_address(self._server.addresses[0]))
+        self.stats = self._server.stats
+
+    def forget_answers(self) -> None:
+        """What the daemon does when content goes."""
+        self._server.endpoint.answers.clear()
+
+    async def close(self) -> None:
+        await self._server.close()
+
+
+class FetchingNode:
+    """A node that has nothing and fetches everything; all its parts are open for a look."""
+
+    def __init__(self, parts: FetchParts, router: Router, filters: Filters | None = None) -> None:
+        self.parts = parts
+        self.router = router
+        self.table = FetchTable(parts, router)
+        self.remote: Elsewhere = Remote(self.table, filters or Filters())
+        self.store = MemoryStore()
+        self._server = _server(Mirror(Local(self.store, Filters()), elsewhere=self.remote))
+        self.address: Address = parse_address(self._server.addresses[0])
+        self.stats = self._server.stats
+
+    async def ask(self, target: str, method: str = "GET", **fields: str) -> Answer:
+        """One request on a connection of its own, from a thread."""
+        return await asyncio.to_thread(_ask, self.address, method, target, fields)
+
+    def wire(self, **options: Any) -> Wire:
+        """A connection for a test that reads as it likes (in a thread: the loop must go on)."""
+        return Wire(self.address, **options)
+
+    async def close(self) -> None:
+        """End everything, and see that nothing is left."""
+        await self._server.close()
+        await self.table.close()
+        await self.router.close()
+        await self.parts.close()
+        assert self.parts.room.used == 0, "a spool was left behind"
+        assert self.table.active == 0
+
+
+async def until(probe: Callable[[], object], what: str, seconds: float = 5.0) -> None:
+    """Wait in the loop until ``probe`` is true; AssertionError naming ``what`` if that takes longer (times NOISE)."""
+    try:
+        async with asyncio.timeout(seconds * NOISE):
+            while not probe():  # noqa: ASYNC110 - what is looked at has no event of its own
+                await asyncio.sleep(0.005)
+    except TimeoutError:
+        raise AssertionError(f"not within {seconds * NOISE} s: {what}") from None
+
+
+def _ask(address: Address, method: str, target: str, fields: dict[str, str]) -> Answer:
+    with Wire(address) as wire:
+        wire.send(build_request(method, target, **fields))
+        return wire.answer(method)
+
+
+@contextlib.asynccontextmanager
+async def fetching(
+    spool: Path, peers: Iterable[Address], filters: Filters | None = None, **settings: Any
+) -> AsyncIterator[FetchingNode]:
+    """A fetching node with these static peers."""
+    chosen = FetchSettings(**settings)
+    parts = FetchParts(chosen, str(spool))
+    router = StaticRouter([Peer(*peer) for peer in peers], parts.asker, chosen.lookup_timeout)
+    node = FetchingNode(parts, router, filters)
+    try:
+        yield node
+    finally:
+        await node.close()
+
+
+@contextlib.asynccontextmanager
+async def holders(count: int = 1) -> AsyncIterator[list[HolderNode]]:
+    """Nodes that hold content."""
+    nodes = [HolderNode() for _ in range(count)]
+    try:
+        yield nodes
+    finally:
+        for node in nodes:
+            await node.close()
