@@ -206,6 +206,13 @@ def write_files(directory: Path, files: dict[str, bytes]) -> Path:
     return directory
 
 
+def entry(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    """An entry of any kind, without content."""
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, link
+    return info
+
+
 def tar_of(files: Iterable[tuple[str | tarfile.TarInfo, bytes]], format: int = tarfile.PAX_FORMAT) -> bytes:
     """A tar of these files in this order; a TarInfo is taken as it is, with its own kind and link name."""
     buffer = io.BytesIO()

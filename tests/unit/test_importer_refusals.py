@@ -14,10 +14,11 @@ import pytest
 from fastmirror.errors import ImportFailed
 from fastmirror.oci.descriptor import OCI_MANIFEST, Descriptor
 from fastmirror.oci.reference import Reference
+from fastmirror.store import tar
 from fastmirror.store.importer import import_archive
 from fastmirror.store.layout import LayoutStore, open_layout
-from fastmirror.store.tar import MAX_ENTRIES
 from tests.kit import content
+from tests.kit.content import entry
 
 NAME = "registry.example/team/app:1"
 MADE = content.image((10240, 4096))
@@ -49,12 +50,6 @@ def refused(store: LayoutStore, path: Path, *said: str) -> None:
     for words in said:
         assert words in text
     assert snapshot(path.parent) == before
-
-
-def entry(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname = kind, link
-    return info
 
 
 def sealed(header: bytes) -> bytes:
@@ -159,12 +154,15 @@ def test_an_entry_with_an_impossible_size_is_refused_without_reading_it(
     refused(store, path)
 
 
-def test_an_archive_with_too_many_entries_is_refused(store: LayoutStore, tmp_path: Path) -> None:
+def test_an_archive_with_too_many_entries_is_refused(
+    store: LayoutStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tar, "MAX_ENTRIES", 50)
     path = tmp_path / "a.tar"
-    with path.open("wb") as file:
-        for number in range(MAX_ENTRIES + 1):
-            file.write(entry(f"{number}").tobuf(tarfile.USTAR_FORMAT))
-    refused(store, path, "more than 100000 entries")
+    path.write_bytes(content.tar_of([(f"{number}", b"") for number in range(50)]))
+    refused(store, path, "neither oci-layout nor manifest.json")
+    path.write_bytes(content.tar_of([(f"{number}", b"") for number in range(51)]))
+    refused(store, path, "more than 50 entries")
 
 
 def test_links_in_a_circle_lead_nowhere(store: LayoutStore, tmp_path: Path) -> None:
