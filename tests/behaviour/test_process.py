@@ -89,6 +89,37 @@ def test_what_clients_did_is_in_the_metrics_by_listener(tmp_path):
     assert seen["process_open_fds"] > 5
 
 
+def test_what_peers_gave_is_in_the_metrics(tmp_path):
+    layout = Layout(tmp_path / "one")
+    digests = [layout.add(b"small"), layout.add_zeros(12 * 1024 * 1024)]
+    with start(tmp_path / "one") as one:
+        peers = ["{}:{}".format(*one.peer)]
+        with start(tmp_path / "two", peers=peers) as two:
+            lengths = [len(two.ask("GET", f"/v2/app/blobs/{digest}").body) for digest in digests]
+            assert two.ask("GET", "/v2/app/blobs/sha256:" + "0" * 64).status == 404
+            seen = metrics(two)
+    assert lengths == [5, 12 * 1024 * 1024]
+    assert seen['fastmirror_pulls_total{listener="registry",source="peers"}'] == 2
+    assert seen['fastmirror_pull_bytes_total{listener="registry",source="peers"}'] == sum(lengths)
+    assert seen["fastmirror_fetched_bytes_total"] == sum(lengths)
+    assert seen["fastmirror_spool_bytes"] == sum(lengths)
+    assert seen['fastmirror_elsewhere_seconds_count{source="none"}'] == 1
+    assert seen['fastmirror_peers{state="live"}'] == 1
+    assert seen['fastmirror_peer_outcomes_total{outcome="lacks"}'] == 1
+
+
+def test_a_transfer_from_a_peer_is_finished_while_draining(tmp_path):
+    _, digest = layout_with_big_blob(tmp_path / "one")
+    with start(tmp_path / "one") as one, start(tmp_path / "two", peers=["{}:{}".format(*one.peer)]) as two:
+        with Wire(two.registry, receive_buffer=65536) as wire:
+            wire.send(build_request("GET", f"/v2/app/blobs/{digest}"))
+            assert wire.head()[0] == 200
+            two.signal(signal.SIGTERM)
+            two.log.wait("daemon.drain_started")
+            assert len(wire.rest()) == BIG
+        assert two.wait() == 0
+
+
 def test_a_miss_is_no_warning(tmp_path):
     with start(tmp_path / "store", flags={"log_level": "debug"}) as node:
         for _ in range(3):
@@ -262,8 +293,8 @@ def test_wrong_settings_are_one_line_with_their_origin_and_exit_code_2(tmp_path)
         (serve(cwd=tmp_path, FASTMIRROR_STAL_TIMEOUT="1"), "did you mean FASTMIRROR_STALL_TIMEOUT?"),
         (serve("--config", "bad.toml", cwd=tmp_path), "(from bad.toml); did you mean stall_timeout?"),
         (serve("--peers", "nowhere", cwd=tmp_path), "(from --peers)"),
+        (serve("--peers", "127.0.0.1:1", "--spool-dir", "bad.toml", cwd=tmp_path), "spool_dir: cannot write files"),
     ):
         assert ended.code == 2
         assert said in ended.complaint
         assert ended.complaint.count("\n") == 1
-    assert not (tmp_path / "fastmirror-data").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -10,9 +11,10 @@ import signal
 import pytest
 
 from fastmirror import daemon
-from fastmirror.config import ServeSettings, Settings, StoreSettings
+from fastmirror.config import FetchSettings, ServeSettings, Settings, StoreSettings
 from fastmirror.errors import StartFailed, StoreError, StoreUnavailable
 from fastmirror.store.memory import MemoryStore
+from tests.kit.cluster import free_port
 from tests.kit.wire import parse_address
 
 ANY = "127.0.0.1:0"
@@ -115,6 +117,27 @@ def test_what_a_part_raised_is_logged_with_its_place_and_raised_again(monkeypatc
         for number, handler in handlers.items():
             signal.signal(number, handler)
     assert '"event":"daemon.part_failed"' in capfd.readouterr().err
+
+
+async def test_a_node_does_not_ask_itself_when_all_nodes_are_given_the_same_list(tmp_path):
+    port = free_port("127.0.0.1")
+    mine, other = f"127.0.0.1:{port}", f"127.0.0.9:{port}"
+    listeners = ServeSettings(registry_addr=ANY, peer_addr=mine, admin_addr=ANY)
+    node = daemon.Node(Settings(serve=listeners, fetch=FetchSettings(peers=(mine, other), spool_dir=str(tmp_path))))
+    async with contextlib.AsyncExitStack() as closing:
+        node._build(MemoryStore(), closing)
+        assert node.router is not None
+        assert [str(peer) for peer in node.router.peers()] == [other]
+
+
+@pytest.mark.parametrize(
+    ("store", "spool_dir", "where"),
+    [("oci:{}", "", "{}/.fastmirror/spool"), ("oci:{}", "/srv/spool", "/srv/spool"), ("content:{}", "", "/var/tmp")],
+)
+def test_content_on_its_way_goes_to_the_disk_of_the_first_layout(tmp_path, store, spool_dir, where):
+    stores = StoreSettings(store=(store.format(tmp_path),))
+    chosen = daemon._spool_directory(Settings(stores=stores, fetch=FetchSettings(spool_dir=spool_dir)))
+    assert chosen == where.format(tmp_path)
 
 
 def test_the_nodes_own_addresses_are_known():

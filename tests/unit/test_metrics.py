@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from fastmirror.fetch.peerbook import Health
+from fastmirror.http.outcome import PeerOutcome
 from fastmirror.observe.exposition import render
 from fastmirror.observe.instruments import BUCKETS, Cell, Distribution, Family
-from fastmirror.observe.metrics import Metrics
+from fastmirror.observe.metrics import OUTCOMES, PEER_STATES, Metrics
 
 ROOT = Path(__file__).parents[2]
 
@@ -66,6 +68,11 @@ def test_histograms_are_cumulated_and_count_values_on_a_bound_below_it():
 def test_a_label_value_outside_the_declared_set_is_a_bug():
     with pytest.raises(KeyError):
         Metrics().pull.pulls.at("docker.io", "registry")
+
+
+def test_the_label_values_are_those_of_what_is_counted():
+    assert set(OUTCOMES) == set(PeerOutcome)
+    assert Health._fields == PEER_STATES
 
 
 def test_names_follow_the_rules_and_are_unique():
