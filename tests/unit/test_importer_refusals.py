@@ -86,6 +86,8 @@ def sealed(header: bytes) -> bytes:
         (entry("index.json", tarfile.SYMTYPE, "oci-layout"), "twice"),
         (entry("index.json", tarfile.DIRTYPE), "twice"),
         (entry("."), "no name"),
+        (entry("a\x1b[2Jb"), "control characters"),
+        (entry("a\nb"), "control characters"),
     ],
     ids=lambda value: value.name if isinstance(value, tarfile.TarInfo) else None,
 )
@@ -96,7 +98,7 @@ def test_an_entry_that_no_image_archive_has_is_refused(
     path = tmp_path / "a.tar"
     whole = content.tar_of([*FILES.items(), (info, b"")])
     path.write_bytes(gzip.compress(whole) if compress else whole)
-    refused(store, path, said, f"entry '{info.name.rstrip('/')}")
+    refused(store, path, said, f"entry {info.name.rstrip('/')!r}"[:-1])
 
 
 @pytest.mark.parametrize(
@@ -287,6 +289,8 @@ def _saved(**more: object) -> bytes:
         ({"manifest.json": _saved()}, "'c.json' is missing"),
         ({"manifest.json": _saved(Config="../../etc/passwd")}, "leads out of the archive"),
         ({"manifest.json": _saved(Config="/etc/passwd")}, "absolute"),
+        ({"manifest.json": _saved(Config="a\0b")}, "control characters"),
+        ({"manifest.json": _saved(Config="a\ud800b")}, "'manifest.json' is damaged"),
         ({"manifest.json": _saved(), "c.json": b"{"}, "no image configuration"),
         ({"manifest.json": _saved(), "c.json": b'{"rootfs": {"diff_ids": ["md5:0"]}}'}, "no image configuration"),
         ({"manifest.json": _saved(Layers=["x"]), "c.json": _config()}, "must be as many"),

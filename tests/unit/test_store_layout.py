@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -99,6 +100,15 @@ def _spoil(name: str, whole: bytes) -> Callable[[Path], None]:
     return spoil
 
 
+def _odd(name: str, make: Callable[[Path], None]) -> Callable[[Path], None]:
+    def spoil(root: Path) -> None:
+        open_layout(root, create=True).close()
+        (root / name).unlink()
+        make(root / name)
+
+    return spoil
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
@@ -111,7 +121,10 @@ def _spoil(name: str, whole: bytes) -> Callable[[Path], None]:
         (_spoil("index.json", b'{"manifests": {}}'), "is damaged"),
         (_spoil("index.json", b'{"manifests": [{"digest": 1}]}'), "is damaged"),
         (_spoil("index.json", b"[" * 100_000), "is damaged"),
-        (_spoil("index.json", b" " * (17 << 20)), "larger than 16 MiB"),
+        (_odd("index.json", os.mkfifo), "is not a regular file"),
+        (_odd("oci-layout", os.mkfifo), "is not a regular file"),
+        (_odd("index.json", os.mkdir), "is not a regular file"),
+        (_spoil("index.json", b" " * (17 << 20)), "larger than 16777216 bytes"),
     ],
 )
 def test_what_is_no_layout_is_refused_in_one_line_with_its_path(

@@ -15,6 +15,7 @@ from fastmirror.errors import StoreError, StoreUnavailable
 from fastmirror.oci.digest import Digest
 from fastmirror.oci.reference import Reference
 from fastmirror.store import Arrived, Gone
+from fastmirror.store.index import locked
 from fastmirror.store.layout import LayoutStore, open_layout
 from tests.kit import content
 from tests.kit.foreign import Foreign, Listener, warnings
@@ -196,6 +197,20 @@ def test_writing_goes_on_when_the_directory_for_it_was_removed(store: LayoutStor
     shutil.rmtree(root / ".fastmirror")
     digest = content.put_blob(store, b"two")
     assert store.size(digest) == 3
+
+
+def test_a_store_opens_and_is_read_while_another_process_holds_its_lock(
+    root: Path, store: LayoutStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = content.image()
+    content.put(store, made, NAME)
+    with locked(root):
+        second = open_layout(root)
+        assert second.resolve(REFERENCE) == made.target
+        second.close()
+        monkeypatch.setattr(locked.__wrapped__, "__defaults__", (0.01,))  # type: ignore[attr-defined]
+        with pytest.raises(StoreError, match="is held by another process"):
+            store.tag(REFERENCE, made.target)
 
 
 def test_a_blob_goes_when_its_name_cannot_be_written(store: LayoutStore, root: Path) -> None:

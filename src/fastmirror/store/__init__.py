@@ -59,7 +59,11 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """This content is now here, whole and verified."""
+    """This content is now here, and whole as far as its size is known.
+
+    Content that was written through an Ingest is verified. What other processes put into a store is taken at its
+    name, except manifests; whoever receives it verifies it.
+    """
 
     digest: Digest
 

@@ -52,6 +52,11 @@ class Catalog:
     def __contains__(self, digest: Digest) -> bool:
         return digest in self._sizes
 
+    @property
+    def sizes(self) -> Mapping[Digest, int]:
+        """All content that is here with its size in bytes; a view, not a copy."""
+        return self._sizes
+
     def digests(self) -> list[Digest]:
         """All content that is here, in no order."""
         return list(self._sizes)
@@ -129,7 +134,10 @@ class Catalog:
         fresh: dict[Digest, None] = {}
         gone = {digest: None for digest in left if self._sizes.pop(digest, None) is not None}
         for digest, size in (arrived or {}).items():
-            here = digest in self._sizes
+            known = self._sizes.get(digest)
+            if known == size:  # most of a scan; what its manifest says of its size was compared before
+                continue
+            here = known is not None
             if not self.graph.fits(digest, size):
                 self._warn_cut(digest, size)
                 if here:

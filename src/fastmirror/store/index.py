@@ -6,8 +6,11 @@ of fastmirror take, so that two imports lose no tag.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import stat
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,14 +95,44 @@ def images_of(roots: Iterable[Root]) -> dict[str, Image]:
 
 
 @contextmanager
-def locked(root: Path) -> Iterator[None]:
-    """Hold the lock of the layout: one process at a time changes index.json or cleans up. Blocks; raises OSError."""
+def locked(root: Path, seconds: float = 60.0) -> Iterator[None]:
+    """Hold the lock of the layout: one process at a time changes index.json or cleans up.
+
+    Raises OSError, and StoreError if another process holds it for longer than ``seconds``.
+    """
     private = root / PRIVATE
     private.mkdir(mode=0o755, exist_ok=True)
     fd = os.open(private / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        deadline = time.monotonic() + seconds
+        while not _try_lock(fd):
+            if time.monotonic() > deadline:
+                raise StoreError(f"{private / 'lock'} is held by another process; end it (`fuser` names it) or wait")
+            time.sleep(0.005)
         yield
+    finally:
+        os.close(fd)
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def read_file(path: Path, limit: int) -> bytes:
+    """A regular file of at most ``limit`` bytes. Raises OSError for anything else; never waits at a fifo."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, f"{path.name} is not a regular file")
+        if status.st_size > limit:
+            raise OSError(errno.EFBIG, f"{path.name} is larger than {limit} bytes")
+        with os.fdopen(os.dup(fd), "rb") as file:
+            return file.read()
     finally:
         os.close(fd)
 
@@ -120,7 +153,7 @@ def add_tags(root: Path, tags: Mapping[Reference, Descriptor]) -> None:
 
 def _document(path: Path) -> dict[str, Any]:
     try:
-        content = path.read_bytes()
+        content = read_file(path, MAX_INDEX_BYTES)
     except FileNotFoundError:
         return {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
     read_roots(content, str(path))

@@ -146,12 +146,13 @@ class DirectoryWatcher:
     def _warn(self, call: str, error: OSError) -> None:
         if not self._warned:
             self._warned = True
+            limits = "raise fs.inotify.max_user_instances and fs.inotify.max_user_watches"
             log.warning(
-                "%s failed (%s): changes are found by listing every %g s; raise fs.inotify.max_user_instances and "
-                "fs.inotify.max_user_watches",
+                "%s failed (%s): changes are found by listing every %g s; %s",
                 call,
                 error.strerror,
                 self._recheck_seconds,
+                "give this user read access" if error.errno == errno.EACCES else limits,
                 extra={"event": "store.watch_degraded"},
             )
 

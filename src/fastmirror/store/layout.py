@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +25,7 @@ from fastmirror.store.index import (
     check_marker,
     images_of,
     locked,
+    read_file,
     read_roots,
     replace_file,
 )
@@ -63,7 +63,7 @@ def _check(root: Path, create: bool) -> None:
         raise StoreError(f"{root} is not a directory; --store oci:DIR needs one")
     marker = root / "oci-layout"
     try:
-        check_marker(marker.read_bytes(), str(marker))
+        check_marker(read_file(marker, 4096), str(marker))
         return
     except FileNotFoundError:
         if not create:
@@ -84,12 +84,9 @@ def _check(root: Path, create: bool) -> None:
 
 
 def _read_index(root: Path) -> bytes | None:
-    """index.json, or None if there is none. Raises OSError, also for one that is too large to be one."""
+    """index.json, or None if there is none. Raises OSError."""
     try:
-        with open(root / "index.json", "rb") as file:
-            if os.fstat(file.fileno()).st_size > MAX_INDEX_BYTES:
-                raise OSError(errno.EFBIG, "index.json is larger than 16 MiB")
-            return file.read()
+        return read_file(root / "index.json", MAX_INDEX_BYTES)
     except FileNotFoundError:
         return None
 
@@ -116,7 +113,7 @@ class LayoutStore:
         self._catalog.replace(self._files.scan(), images)
         try:
             self._staging.clean()
-        except OSError as error:
+        except (OSError, StoreError) as error:
             log.debug("%s cannot be cleaned: %s", self.root, error, extra={"event": "store.not_cleaned"})
 
     # Look-ups.
@@ -155,7 +152,7 @@ class LayoutStore:
     def digests(self) -> list[Digest]:
         """All content that is here."""
         if not self._running:
-            self._catalog.replace(self._files.scan())
+            self._catalog.replace(self._files.scan(self._catalog.sizes))
         return self._catalog.digests()
 
     def references(self) -> list[tuple[Reference, Descriptor]]:
@@ -205,7 +202,7 @@ class LayoutStore:
 
     def _rescan(self) -> None:
         try:
-            found = self._files.scan()
+            found = self._files.scan(self._catalog.sizes)
         except StoreUnavailable as error:
             log.warning("%s", error, extra={"event": "store.scan_failed"})
             return
@@ -215,7 +212,7 @@ class LayoutStore:
         """Take in another process's index.json, with the blobs it names that no event has told of yet."""
         images = self._changed_images()
         if images is not None:
-            self._catalog.replace(self._files.scan(), images)
+            self._catalog.replace(self._files.scan(self._catalog.sizes), images)
 
     def _index_identity(self) -> tuple[int, ...] | None:
         try:

@@ -45,7 +45,7 @@ class Staging:
         self._lock = -1
 
     def directory(self) -> Path:
-        """Where to write. Raises OSError."""
+        """Where to write. Raises OSError or StoreError."""
         if self._path is None or not self._path.is_dir():
             self.close()
             with locked(self._root):
@@ -66,11 +66,11 @@ class Staging:
         self._path, self._lock = path, lock
 
     def clean(self) -> None:
-        """Remove what writers that are dead have left. Raises OSError."""
+        """Remove what writers that are dead have left. Raises OSError, and StoreError while another one is at it."""
         parent = self._root / PRIVATE / "ingest"
         if not parent.is_dir():
             return
-        with locked(self._root):
+        with locked(self._root, seconds=0):
             for path in parent.iterdir():
                 if path != self._path:
                     _remove_if_dead(path)

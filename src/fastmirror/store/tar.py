@@ -125,8 +125,10 @@ def _refused(entry: str, why: str) -> ImportFailed:
 def inside(name: str, base: str, entry: str) -> str:
     """``name``, seen from the directory ``base``, as a plain path below the archive's root.
 
-    Raises ImportFailed if it is absolute or leads out of the archive.
+    Raises ImportFailed if it is absolute, leads out of the archive, or has characters that no tool puts into names.
     """
+    if not name.isprintable():
+        raise _refused(entry, "it has control characters in its name")
     if name.startswith("/"):
         raise _refused(entry, f"{name[:200]!r} is an absolute path" if name != entry else "its path is absolute")
     parts = base.split("/") if base else []
