@@ -1,6 +1,7 @@
 """How fast is each SHA-2 implementation beside hashlib's OpenSSL, and what does a busy GIL do to both?
 
-``python -m benches.micro.bench_hashing``: the best of several rounds, alternating, in GB/s.
+``python -m benches.micro.bench_hashing``: the best of several rounds, alternating, in GB per second of CPU (so that
+other work on the machine counts little), and of the wall clock where another thread holds the GIL.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from fastmirror._native.hashing import Hasher, implementations
@@ -22,13 +24,21 @@ class Digester(Protocol):
     def update(self, data: bytes, /) -> None: ...
 
 
-def rate(make: Callable[[], Digester], piece: bytes, size: int) -> float:
+@dataclass
+class Course:
+    piece: int = PIECE  # bytes
+    size: int = ROUND_BYTES
+    rounds: int = ROUNDS
+    clock: Callable[[], float] = time.thread_time
+
+
+def rate(make: Callable[[], Digester], course: Course) -> float:
     """GB/s of one round."""
-    digester = make()
-    begin = time.perf_counter()
-    for _ in range(size // len(piece)):
+    digester, piece = make(), bytes(course.piece)
+    begin = course.clock()
+    for _ in range(course.size // course.piece):
         digester.update(piece)
-    return size / (time.perf_counter() - begin) / 1e9
+    return course.size / (course.clock() - begin) / 1e9
 
 
 def contenders(algorithm: str) -> dict[str, Callable[[], Digester]]:
@@ -38,14 +48,13 @@ def contenders(algorithm: str) -> dict[str, Callable[[], Digester]]:
     return made
 
 
-def compare(algorithm: str, piece_size: int, rounds: int = ROUNDS, size: int = ROUND_BYTES) -> dict[str, float]:
+def compare(algorithm: str, course: Course) -> dict[str, float]:
     """Best GB/s of each contender; the order is turned round after each round."""
-    piece = bytes(piece_size)
     best: dict[str, float] = {}
     entries = list(contenders(algorithm).items())
-    for _ in range(rounds):
+    for _ in range(course.rounds):
         for name, make in entries:
-            best[name] = max(best.get(name, 0.0), rate(make, piece, size))
+            best[name] = max(best.get(name, 0.0), rate(make, course))
         entries.reverse()
     return best
 
@@ -61,7 +70,7 @@ def beside_busy_python(algorithm: str) -> dict[str, float]:
     thread = threading.Thread(target=spin)
     thread.start()
     try:
-        return compare(algorithm, PIECE, rounds=1, size=32 << 20)
+        return compare(algorithm, Course(rounds=1, size=32 << 20, clock=time.perf_counter))
     finally:
         stop.set()
         thread.join()
@@ -69,13 +78,13 @@ def beside_busy_python(algorithm: str) -> dict[str, float]:
 
 def show(title: str, results: dict[str, float]) -> None:
     cells = "  ".join(f"{name} {results[name]:.2f}" for name in sorted(results, key=lambda name: -results[name]))
-    print(f"{title:<44}{cells}")
+    print(f"{title:<46}{cells}")
 
 
 def main() -> None:
     for algorithm in ("sha256", "sha512"):
         for size in (4096, 16384, PIECE):
-            show(f"{algorithm}, pieces of {size} bytes, GB/s", compare(algorithm, size))
+            show(f"{algorithm}, pieces of {size} bytes, GB/s", compare(algorithm, Course(size)))
     show("sha256, 256 KiB, beside a busy Python thread", beside_busy_python("sha256"))
 
 
