@@ -14,7 +14,7 @@ import pytest
 
 from tests.kit import proc
 from tests.kit.content import blob
-from tests.kit.invariants import Witness, assert_invariants
+from tests.kit.invariants import Witness, assert_invariants, assert_same
 from tests.kit.layout import Layout, digest_of
 from tests.kit.process import Node, start
 from tests.kit.puller import Puller
@@ -100,7 +100,7 @@ def test_five_hundred_clients_that_leave_early_leave_nothing_behind(node: Node) 
     with Witness(node) as witness:
         abuse(node, LEAVERS)
         assert_invariants(witness, [], b"", bound_seconds=1.0)
-    assert node.ask("GET", LARGE_TARGET).body == LARGE
+    assert_same(node.ask("GET", LARGE_TARGET).body, LARGE)
     assert metric(node, "fastmirror_clients_left_total") > LEAVERS / 4
 
 
@@ -117,7 +117,7 @@ def test_clients_at_a_byte_a_second_cost_little_memory_and_keep_their_transfer(n
                 assert wire.sock.recv(1) == b"\0"
         assert proc.pss_kib(node.pid) - before < SLOW * 256
         cpu = proc.cpu_seconds(node.pid)
-        assert node.ask("GET", LARGE_TARGET).body == LARGE
+        assert_same(node.ask("GET", LARGE_TARGET).body, LARGE)
         assert proc.cpu_seconds(node.pid) - cpu < 1.0
     assert_invariants(witness, [], b"", bound_seconds=1.0)
 
@@ -128,7 +128,7 @@ def test_a_slow_client_that_becomes_fast_gets_every_byte(node: Node) -> None:
         for _ in range(20):
             wire.fill(len(wire.buffer) + 1)
             time.sleep(0.01)
-        assert wire.answer().body == LARGE
+        assert_same(wire.answer().body, LARGE)
 
 
 def test_descriptors_tasks_and_memory_do_not_grow_over_many_rounds(node: Node, huge: list[str]) -> None:

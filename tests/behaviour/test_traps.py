@@ -16,7 +16,7 @@ import pytest
 
 from tests.kit import proc
 from tests.kit.content import blob
-from tests.kit.invariants import Witness, assert_invariants
+from tests.kit.invariants import Witness, assert_invariants, assert_same
 from tests.kit.layout import Layout
 from tests.kit.process import Node, start
 from tests.kit.waiting import NOISE, eventually
@@ -66,7 +66,7 @@ def test_a_connection_that_is_to_close_ends_by_fin_right_after_the_body(store: S
         assert wire.rest() == b""
         assert time.monotonic() - began < 0.2 * NOISE
         assert wire.end is End.FIN
-        assert answer.body == LARGE
+        assert_same(answer.body, LARGE)
 
 
 def test_clients_that_leave_in_a_body_leave_no_spinning_loop(store: Store) -> None:
@@ -120,7 +120,7 @@ def test_a_blob_that_is_removed_while_it_is_sent_arrives_whole_and_its_file_is_l
             wire.fill(1024 * 1024)
             path.unlink()
             answer = wire.answer()
-            assert answer.body == content
+            assert_same(answer.body, content)
         eventually(lambda: proc.deleted_files(store.node.pid) == 0, "the removed file let go", 2 * NOISE)
         assert_invariants(witness, [(answer, 0)], content, bound_seconds=2.0 * NOISE)
     assert store.node.ask("GET", f"/v2/a/blobs/sha256:{path.name}").status == 404
@@ -134,7 +134,7 @@ def test_a_client_that_half_closes_gets_everything_and_costs_no_cpu(store: Store
         wire.fill(1000)
         assert cpu_while(store.node.pid, 0.5) < 0.1
         answer = wire.answer()
-        assert answer.body == LARGE
+        assert_same(answer.body, LARGE)
         assert wire.rest() == b""
         assert wire.end is End.FIN
 
@@ -184,7 +184,7 @@ def test_pipelined_requests_are_answered_in_order_and_bounded_while_nobody_reads
 def test_an_error_in_the_next_request_loses_nothing_of_the_answer_before(store: Store, following: bytes) -> None:
     with Wire(store.node.registry) as wire:
         wire.send(build_request("GET", store.large) + following)
-        assert wire.answer().body == LARGE
+        assert_same(wire.answer().body, LARGE)
         assert wire.answer().status == 400
         assert wire.rest() == b""
         assert wire.end is End.FIN
@@ -195,7 +195,7 @@ def test_bytes_after_a_closing_request_lose_nothing_and_cause_no_reset(store: St
     with Wire(store.node.registry, receive_buffer=65536) as wire:
         wire.send(build_request("GET", store.large, Connection="close") + b"x" * 300_000)
         answer = wire.answer()
-        assert answer.body == LARGE
+        assert_same(answer.body, LARGE)
         assert wire.rest() == b""
         assert wire.end is End.FIN
 

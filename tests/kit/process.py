@@ -22,7 +22,9 @@ _SOURCE = str(Path(fastmirror.__file__).parents[1])
 
 @dataclass(frozen=True)
 class Setup:
-    """How one node is started. ``flags`` are further flags without their dashes, underscores for dashes inside."""
+    """How one node is started. ``flags`` are further flags without their dashes, underscores for dashes inside;
+    ``before`` is a command that runs the rest of its line (setpriv ...); ``open_files`` limits descriptors.
+    """
 
     store: Path
     host: str = "127.0.0.1"
@@ -32,11 +34,12 @@ class Setup:
     default_registry: str = ""
     flags: Mapping[str, object] = field(default_factory=dict)
     open_files: int = 0
+    before: Sequence[str] = ()
 
     def command(self) -> list[str]:
         """The command line, as a user would type it."""
         limit = ["prlimit", f"--nofile={self.open_files}:{self.open_files}"] if self.open_files else []
-        line = [*limit, sys.executable, "-m", "fastmirror", "serve", "--store", f"oci:{self.store}"]
+        line = [*self.before, *limit, sys.executable, "-m", "fastmirror", "serve", "--store", f"oci:{self.store}"]
         line += ["--registry-addr", f"{self.host}:{self.registry_port}", "--peer-addr", f"{self.host}:{self.peer_port}"]
         line += ["--admin-addr", f"{self.host}:0"]
         if self.peers:
