@@ -28,7 +28,8 @@ FOREIGN_LAYER = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
 
 def blob(size: int, seed: int = 0) -> bytes:
     """``size`` bytes that do not compress."""
-    return random.Random(seed).randbytes(size)
+    source = random.Random(seed)
+    return b"".join(source.randbytes(min(1 << 20, size - start)) for start in range(0, size, 1 << 20))
 
 
 def tar_layer(size: int, seed: int = 0) -> bytes:

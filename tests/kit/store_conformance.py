@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import Any
 
@@ -287,6 +288,20 @@ class StoreConformance:
         content.put(store, made, NAME)
         assert (made.target.digest, made.target.size, OCI_MANIFEST) in seen
         assert all(size == len(made.blobs[digest]) for digest, size, _ in seen)
+
+    async def test_it_runs_until_cancelled_and_answers_as_before(self, store: ImportTarget, heard: Heard) -> None:
+        made = content.image()
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(store.run())
+            await asyncio.sleep(0)
+            (reference,) = content.put(store, made, NAME)
+            assert store.resolve(reference) == made.target
+            assert set(store.digests()) == set(made.blobs)
+            assert not running.done()
+            running.cancel()
+        assert running.cancelled()
+        assert store.resolve(reference) == made.target
+        assert heard[-1] == Tagged(reference, made.target)
 
     def test_scratch_is_an_empty_file_without_a_name(self, store: ImportTarget) -> None:
         with store.scratch() as file:
