@@ -85,7 +85,7 @@ def test_s02_a_pull_goes_on_at_the_next_host_when_the_file_is_cut_while_it_is_se
             assert answer.end is End.FIN
             assert not answer.complete
         puller = Puller([local.node.registry, other.address])
-        rest = puller._open(f"/v2/faults/image/blobs/{digest}", len(answer.body))
+        rest = puller.open(f"/v2/faults/image/blobs/{digest}", len(answer.body))
         assert_same(answer.body + rest.body, content)
         assert puller.steps[0].status in (404, 416)
         assert_invariants(witness, [(answer, 0)], content, bound_seconds=1.0 * NOISE)
@@ -146,7 +146,7 @@ def test_s05_an_error_of_the_disk_in_a_body_ends_it_by_fin(local: Local, tmp_pat
             assert answer.end is End.FIN
             assert 0 < len(answer.body) < SIZE
         puller = Puller([local.node.registry, other.address])
-        rest = puller._open(f"/v2/faults/image/blobs/{digest}", len(answer.body))
+        rest = puller.open(f"/v2/faults/image/blobs/{digest}", len(answer.body))
         assert_same(answer.body + rest.body, content)
     assert_invariants(witness, [(answer, 0)], content, bound_seconds=2.0 * NOISE)
 

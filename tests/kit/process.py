@@ -17,13 +17,14 @@ from typing import Any, Self
 import fastmirror
 from tests.kit.wire import Address, Answer, ask, parse_address
 
-_SOURCE = str(Path(fastmirror.__file__).parents[1])
+_PATHS = (str(Path(fastmirror.__file__).parents[1]), str(Path(__file__).parents[2]))
 
 
 @dataclass(frozen=True)
 class Setup:
     """How one node is started. ``flags`` are further flags without their dashes, underscores for dashes inside;
-    ``before`` is a command that runs the rest of its line (setpriv ...); ``open_files`` limits descriptors.
+    ``before`` is a command that runs the rest of its line (setpriv ...); ``open_files`` limits descriptors; ``module``
+    is what Python runs (``tests.kit.failpoint`` fails on purpose).
     """
 
     store: Path
@@ -35,11 +36,12 @@ class Setup:
     flags: Mapping[str, object] = field(default_factory=dict)
     open_files: int = 0
     before: Sequence[str] = ()
+    module: str = "fastmirror"
 
     def command(self) -> list[str]:
         """The command line, as a user would type it."""
         limit = ["prlimit", f"--nofile={self.open_files}:{self.open_files}"] if self.open_files else []
-        line = [*self.before, *limit, sys.executable, "-m", "fastmirror", "serve", "--store", f"oci:{self.store}"]
+        line = [*self.before, *limit, sys.executable, "-m", self.module, "serve", "--store", f"oci:{self.store}"]
         line += ["--registry-addr", f"{self.host}:{self.registry_port}", "--peer-addr", f"{self.host}:{self.peer_port}"]
         line += ["--admin-addr", f"{self.host}:0"]
         if self.peers:
@@ -124,7 +126,7 @@ class Node:
         self.setup = setup
         self.expected: set[str] = set()
         environment = {key: value for key, value in os.environ.items() if not key.startswith("FASTMIRROR_")}
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (_SOURCE, environment.get("PYTHONPATH", ""))))
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (*_PATHS, environment.get("PYTHONPATH", ""))))
         self._process = subprocess.Popen(
             setup.command(),
             stdin=subprocess.DEVNULL,

@@ -93,7 +93,7 @@ class Puller:
         body = b""
         idle = 0
         while True:
-            answer = self._open(target, len(body))
+            answer = self.open(target, len(body))
             if answer.status == 200 and body:  # the range was ignored: containerd throws the first bytes away itself
                 answer = answer._replace(body=answer.body[len(body) :])
             body += answer.body
@@ -141,7 +141,8 @@ class Puller:
                     return body
         raise PullFailed(f"no progress in the piece at {start}")
 
-    def _open(self, target: str, start: int) -> Answer:
+    def open(self, target: str, start: int) -> Answer:
+        """One GET from byte ``start`` on, from the first host that gives it. Raises PullFailed if none does."""
         fields = {"Range": f"bytes={start}-"} if start else {}
         for host in range(len(self.hosts)):
             answer = self._ask(host, "GET", target, start=start, Accept="*/*", Accept_Encoding=_CODINGS, **fields)

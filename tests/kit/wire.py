@@ -66,15 +66,19 @@ class Wire:
 
     def __init__(self, address: Address, *, receive_buffer: int = 0, timeout: float = 20.0, source: str = "") -> None:
         self.sock = socket.socket()
-        self.sock.settimeout(timeout)
-        if receive_buffer:
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        if source:
-            self.sock.bind((source, 0))
-        self.sock.connect(address)
-        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.buffer = bytearray()
         self.end = End.KEPT
+        try:
+            self.sock.settimeout(timeout)
+            if receive_buffer:
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+            if source:
+                self.sock.bind((source, 0))
+            self.sock.connect(address)
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError:
+            self.sock.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
