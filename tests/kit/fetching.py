@@ -19,7 +19,8 @@ from fastmirror.mirror.app import Elsewhere, Mirror
 from fastmirror.mirror.filters import Filters
 from fastmirror.mirror.local import Local
 from fastmirror.mirror.remote import Remote
-from fastmirror.routing import Peer, Router
+from fastmirror.routing import Key, Lookup, Peer, Router
+from fastmirror.routing.memory import Directory, MemoryRouter
 from fastmirror.routing.static import StaticRouter
 from fastmirror.store.memory import MemoryStore
 from tests.kit.waiting import NOISE
@@ -96,14 +97,43 @@ def _ask(address: Address, method: str, target: str, fields: dict[str, str]) -> 
         return wire.answer(method)
 
 
+class AllHold:
+    """A router for which all peers hold everything, and are known at once; they tell no sizes."""
+
+    def __init__(self, peers: Iterable[Address]) -> None:
+        directory = Directory()
+        self._others = [MemoryRouter(Peer(*peer), directory) for peer in peers]
+        self._mine = MemoryRouter(Peer("198.18.0.1", 1), directory)
+        self.peers, self.run, self.close = self._mine.peers, self._mine.run, self._mine.close
+
+    def find(self, key: Key) -> Lookup:
+        for other in self._others:
+            other.advertise([key])
+        return self._mine.find(key)
+
+    def advertise(self, keys: Iterable[Key]) -> None: ...
+
+    def withdraw(self, keys: Iterable[Key]) -> None: ...
+
+
 @contextlib.asynccontextmanager
 async def fetching(
-    spool: Path, peers: Iterable[Address], filters: Filters | None = None, **settings: Any
+    spool: Path, peers: Iterable[Address], filters: Filters | None = None, *, in_order: bool = False, **settings: Any
 ) -> AsyncIterator[FetchingNode]:
-    """A fetching node with these static peers."""
+    """A fetching node with these peers. With ``in_order`` all of them are known at once and asked in this order;
+    without, they are static peers that are asked over HTTP.
+    """
     chosen = FetchSettings(**settings)
     parts = FetchParts(chosen, str(spool))
-    router = StaticRouter([Peer(*peer) for peer in peers], parts.asker, chosen.lookup_timeout)
+    addresses = list(peers)
+    router: Router
+    if in_order:
+        router = AllHold(addresses)
+        for load, address in enumerate(addresses):
+            for _ in range(load * 1000):  # the least loaded is asked first
+                parts.book.begin(Peer(*address))
+    else:
+        router = StaticRouter([Peer(*address) for address in addresses], parts.asker, chosen.lookup_timeout)
     node = FetchingNode(parts, router, filters)
     try:
         yield node

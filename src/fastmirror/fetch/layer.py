@@ -139,11 +139,13 @@ class LayerFetch:
         """Let ``peer`` go on from the frontier, as far as it comes."""
         parts = self._parts
         start = self.spool.frontier if self.spool else 0
-        span = Span(start, self.spool.size) if self.spool and start else None
+        ask = Ask(self.want.target, None, self._told_size if self._told_size is not None else self._sources.told(peer))
+        if self.spool and start:
+            ask = Ask(self.want.target, Span(start, self.spool.size), self.spool.size)
         parts.book.begin(peer)
         outcome, received = PeerOutcome.LEFT, 0
         try:
-            body = await parts.client.open(peer, Ask(self.want.target, span, self._told_size))
+            body = await parts.client.open(peer, ask)
             if isinstance(body, PeerOutcome):
                 outcome = body
                 return

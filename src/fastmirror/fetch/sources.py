@@ -24,6 +24,7 @@ class Sources:
         self._digest = digest
         self._book = book
         self._tries: dict[Peer, int] = {}
+        self._sizes: dict[Peer, int] = {}
         self._spent: set[Peer] = set()
 
     def add(self, holder: Holder, size: int | None) -> bool:
@@ -31,7 +32,13 @@ class Sources:
         if size is not None and holder.size not in (None, size):
             return False
         self._tries.setdefault(holder.peer, 0)
+        if holder.size is not None:
+            self._sizes[holder.peer] = holder.size
         return True
+
+    def told(self, peer: Peer) -> int | None:
+        """The size that the peer itself told of, where it did: it has to keep to it."""
+        return self._sizes.get(peer)
 
     def next(self, now: float) -> Peer | None:
         """Whom to ask now: the least tried, of these the best in the book; None if nobody is left."""
