@@ -53,7 +53,12 @@ class Node:
         line = [sys.executable, "-m", "fastmirror", "serve", "--store", f"oci:{self.store}"]
         for listener in ("registry", "peer", "admin"):
             line += [f"--{listener}-addr", f"{self.host}:0"]
-        line += ["--peers", ",".join("{}:{}".format(*link.address) for link in self.links.values())]
+        line += [
+            "--resolve-tags",
+            "true",
+            "--peers",
+            ",".join("{}:{}".format(*link.address) for link in self.links.values()),
+        ]
         setpriv = shutil.which("setpriv")  # so that not even a killed demo leaves a node behind, prctl(2)
         return [setpriv, "--pdeathsig", "KILL", *line] if setpriv else line
 
@@ -107,7 +112,10 @@ def _address(text: str) -> tuple[str, int]:
 
 
 class Cluster:
-    """Some nodes, each with a link to each other one. An async context manager that stops and closes everything."""
+    """Some nodes, each with a link to each other one.
+
+    An async context manager that begins with empty nodes, and in the end stops and empties them; their logs stay.
+    """
 
     def __init__(self, names: str, work: Path, rate: float) -> None:
         self.nodes = {name: Node(name, f"127.0.0.{11 + at}", work) for at, name in enumerate(names)}
@@ -136,5 +144,6 @@ class Cluster:
             for node in self.nodes.values():
                 group.create_task(node.stop())
         for node in self.nodes.values():
+            node.empty()
             for link in node.links.values():
-                link.close()
+                await link.close()

@@ -11,7 +11,7 @@ import re
 import socket
 from collections import Counter
 
-from demo.wire import PIECE, Pace
+from demo.wire import PIECE, Handlers, Pace
 from fastmirror.oci.digest import Digest
 
 _BLOB_REQUEST = re.compile(rb"GET \S+/blobs/(sha256:[0-9a-f]{64})[ ?]")
@@ -33,14 +33,14 @@ class Link:
         self.address: tuple[str, int] = self._reserved.getsockname()
         self._server: asyncio.Server | None = None
         self._target: tuple[str, int] = ("", 0)
-        self._writers: set[asyncio.StreamWriter] = set()
+        self._connections = Handlers(self._connected)
         self.passed = 0
         self.moved: Counter[Digest] = Counter()
 
     async def up(self, host: str, port: int) -> None:
         """Lead to this address from now on. Raises OSError."""
         self._target = (host, port)
-        self._server = await asyncio.start_server(self._connected, *self.address, reuse_address=True)
+        self._server = await asyncio.start_server(self._connections, *self.address, reuse_address=True)
 
     def refuse(self) -> None:
         """Refuse connections, as the machine of a dead process does; those there are go on. Idempotent."""
@@ -48,23 +48,19 @@ class Link:
         if server is not None:
             server.close()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Refuse connections, end those there are, and give the port up; idempotent."""
         self.refuse()
-        for writer in list(self._writers):
-            writer.close()
+        await self._connections.end()
         self._reserved.close()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         near: socket.socket = writer.get_extra_info("socket")
         near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
-        self._writers.add(writer)
         try:
             far_reader, far_writer = await self._reach()
         except OSError:
-            self._end(writer)
             return
-        self._writers.add(far_writer)
         wanted: list[Digest] = []
         try:
             async with asyncio.TaskGroup() as group:
@@ -74,8 +70,7 @@ class Link:
         except* OSError:
             pass  # one of the two went away: so does the other
         finally:
-            self._end(writer)
-            self._end(far_writer)
+            far_writer.close()
 
     async def _reach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         loop = asyncio.get_running_loop()
@@ -88,10 +83,6 @@ class Link:
         except BaseException:
             sock.close()
             raise
-
-    def _end(self, writer: asyncio.StreamWriter) -> None:
-        self._writers.discard(writer)
-        writer.close()
 
     async def _ask(self, reader: asyncio.StreamReader, far: asyncio.StreamWriter, wanted: list[Digest]) -> None:
         """Pass requests on, and note which blob the last one wants."""

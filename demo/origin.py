@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from demo.images import Image, blob_file
-from demo.wire import MAX_HEAD, PIECE, Head, Pace, read_head
+from demo.wire import MAX_HEAD, PIECE, Handlers, Head, Pace, read_head
 from fastmirror.errors import DigestInvalid
 from fastmirror.oci.digest import Digest
 
@@ -26,33 +26,28 @@ class Origin:
         self._pace = Pace(rate)
         self._wrong_at = image.largest.size // 2 if wrong_byte else -1
         self._server: asyncio.Server | None = None
-        self._writers: set[asyncio.StreamWriter] = set()
+        self._connections = Handlers(self._connected)
         self.served = 0
         self.address = ("127.0.0.1", 0)
 
     async def turn_on(self) -> None:
         """Listen. Raises OSError."""
-        self._server = await asyncio.start_server(self._connected, *self.address, limit=MAX_HEAD)
+        self._server = await asyncio.start_server(self._connections, *self.address, limit=MAX_HEAD)
         self.address = self._server.sockets[0].getsockname()[:2]
 
-    def turn_off(self) -> None:
+    async def turn_off(self) -> None:
         """Refuse connections and end those there are; idempotent."""
         server, self._server = self._server, None
         if server is not None:
             server.close()
-        for writer in list(self._writers):
-            writer.close()
+        await self._connections.end()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.add(writer)
         try:
             while (head := await read_head(reader)) is not None:
                 await self._answer(head, writer)
         except (OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # the client went away, or speaks something else
-        finally:
-            self._writers.discard(writer)
-            writer.close()
 
     async def _answer(self, head: Head, writer: asyncio.StreamWriter) -> None:
         method, target, _ = head.line.split(" ")

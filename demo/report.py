@@ -48,7 +48,7 @@ class Screen:
 
     def progress(self, done: int, total: int, sources: dict[str, int]) -> None:
         """Show how far a pull is, and where its bytes have come from so far."""
-        parts = ", ".join(f"{name} {mebibytes(count)}" for name, count in sources.items() if count)
+        parts = ", ".join(f"{name} {mebibytes(count)}" for name, count in sources.items() if count >= MIB // 10)
         text = f"    {done * 100 // max(total, 1):3d} %  {mebibytes(done):>9} of {mebibytes(total)}   {parts}"
         now = time.monotonic()
         if self._live and now - self._drawn_at >= REDRAW_SECONDS:
@@ -67,8 +67,8 @@ class Screen:
 
 
 def mebibytes(count: int) -> str:
-    """Bytes as the table writes them."""
-    return f"{count / MIB:.1f} MiB"
+    """Bytes as the table writes them: what is less than 0.1 MiB (questions, answers without a body) in KiB."""
+    return f"{count / MIB:.1f} MiB" if count >= MIB // 10 else f"{count / 1024:.1f} KiB"
 
 
 def table(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
@@ -98,8 +98,6 @@ def summary(rows: Sequence[Row], image: Image, origin_served: int, checked: int)
                 f"(without a death: {quiet * 1000:.0f} ms)"
             )
     times = origin_served / image.size
-    lines.append(
-        f"the origin served {mebibytes(origin_served)} in all: the image ({mebibytes(image.size)}) {times:.2f} times"
-    )
+    lines.append(f"the origin served {mebibytes(origin_served)} in all: {times:.2f} times the image")
     lines.append(f"{checked} blobs on the nodes' disks were read again: every digest is right")
     return lines

@@ -55,7 +55,7 @@ class Story:
         await self.pull(nodes["C"], "C pulls; the serving node is killed", from_nodes=True, deadly=True)
         victim = nodes[self.rows[-1].killed]
         await victim.stop()
-        self.origin.turn_off()
+        await self.origin.turn_off()
         self.screen.say("the origin is off from now on")
         victim.empty()
         await victim.start()
@@ -152,4 +152,4 @@ async def run(settings: Settings, image: Image, screen: Screen) -> bool:
                 screen.say(line)
             return good
     finally:
-        origin.turn_off()
+        await origin.turn_off()

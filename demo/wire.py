@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from typing import NamedTuple
 
 PIECE = 64 * 1024
@@ -27,6 +28,35 @@ async def read_head(reader: asyncio.StreamReader) -> Head | None:
     line, *lines = text[:-4].split("\r\n")
     pairs = (line.partition(":") for line in lines)
     return Head(line, {name.strip().lower(): value.strip() for name, _, value in pairs})
+
+
+class Handlers:
+    """One task per connection that ``handle`` serves; a callback for ``asyncio.start_server``. :meth:`end` ends all."""
+
+    def __init__(
+        self, handle: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[None, None, None]]
+    ) -> None:
+        self._handle = handle
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Begin to serve a connection."""
+        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await self._handle(reader, writer)
+        finally:
+            writer.close()
+
+    async def end(self) -> None:
+        """End every connection; idempotent."""
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
 
 class Pace:

@@ -1,0 +1,102 @@
+"""``python -m demo``: the table says where each byte came from, and the exit status whether it was as promised."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.kit.waiting import eventually
+
+ROOT = Path(__file__).resolve().parents[2]
+IMAGE_MIB = 16  # the layer that a node is killed in must be larger than what is verified whole (8 MiB)
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def _command(work: Path, *more: str) -> list[str]:
+    small = ["--work", str(work), "--source", "files", "--mebibytes", str(IMAGE_MIB), "--link-rate", "30"]
+    return [sys.executable, "-m", "demo", *small, *more]
+
+
+def _demo(work: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(_command(work, *more), cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+
+
+def _rows(output: str) -> list[dict[str, float]]:
+    """The table's rows: MiB by source. Fails if there is no table."""
+    rows = []
+    for line in output.splitlines():
+        match = re.match(r"(\d) .{44}((?:\s+(?:-|[\d.]+ [KM]iB)){4})\s+[\d.]+\s+\d+ ms", line)
+        if match:
+            cells = re.findall(r"-|[\d.]+ [KM]iB", match[2])
+            rows.append(dict(zip(("origin", "A", "B", "C"), map(_mebibytes, cells), strict=True)))
+    return rows
+
+
+def _mebibytes(cell: str) -> float:
+    if cell == "-":
+        return 0.0
+    number, unit = cell.split()
+    return float(number) / (1024 if unit == "KiB" else 1)
+
+
+def _processes(work: Path) -> list[str]:
+    """Command lines of all processes that use ``work``."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue  # no process, or it ended
+        if str(work) in line:
+            found.append(line)
+    return found
+
+
+def test_demo_pulls_from_nodes_through_a_death_and_without_the_origin(tmp_path: Path) -> None:
+    done = _demo(tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    first, second, third, fourth = _rows(done.stdout)
+    size = first["origin"]
+    assert size > IMAGE_MIB
+    assert second["origin"] == third["origin"] == fourth["origin"] == 0
+    assert second["A"] == pytest.approx(size, abs=0.2)
+    assert third["A"] + third["B"] == pytest.approx(size, abs=2)
+    assert min(third["A"], third["B"]) > 1, "one of the two gave nothing: nobody was killed in mid-layer"
+    assert fourth["A"] + fourth["B"] + fourth["C"] == pytest.approx(size, abs=0.2)
+    assert re.search(r"the death of node [AB] cost \d+ ms", done.stdout)
+    assert "1.00 times the image" in done.stdout
+    assert "12 blobs on the nodes' disks were read again: every digest is right" in done.stdout
+    assert "\r" not in done.stdout, "carriage returns are for terminals"
+    assert not _processes(tmp_path)
+
+
+def test_demo_fails_when_the_origin_lies_about_one_byte(tmp_path: Path) -> None:
+    done = _demo(tmp_path, "--wrong-byte")
+    assert done.returncode == 1
+    assert "FAILED: expected sha256:" in done.stdout
+    assert "every digest is right" not in done.stdout
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_demo_leaves_no_process_when_it_is_interrupted(tmp_path: Path, number: signal.Signals, status: int) -> None:
+    output = tmp_path / "output"
+    with output.open("wb") as stdout:
+        demo = subprocess.Popen(
+            _command(tmp_path, "--origin-rate", "2"), cwd=ROOT, stdout=stdout, stderr=stdout, start_new_session=True
+        )
+    try:
+        eventually(lambda: "25 %" in output.read_text(), "a pull under way", seconds=40)
+        assert len(_processes(tmp_path)) == 4, "the demo and three nodes"
+        demo.send_signal(number)
+        assert demo.wait(20) == status
+    finally:
+        demo.kill()
+        demo.wait()
+    assert not _processes(tmp_path)
+    assert "Traceback" not in output.read_text()
