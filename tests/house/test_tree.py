@@ -14,7 +14,7 @@ MAX_FUNCTION_LINES = 60
 
 FOREIGN = re.compile(
     # the letters in brackets keep this file from naming what it looks for
-    r"pypi[.]org|pythonhosted[.]org|debian[.]org|npmjs[.]|--(extra-)?index-url|find-links"
+    r"pypi[.]org|pythonhosted[.]org|debian[.]org|npmjs[.]|--(extra-)?index-url|find-link[s]"
     r"|\b(quay|ghcr|gcr)[.]io\b|registry[.]k8s[.]io|public[.]ecr[.]aws|mcr[.]microsoft"
 )
 """Package indexes, and registries of images: examples say ``registry.example``. docker[.]io is the default of the
