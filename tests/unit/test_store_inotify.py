@@ -38,6 +38,11 @@ class Heard:
         await self.until(lambda events: events.count(event) >= times)
 
 
+async def run(*command: str) -> None:
+    process = await asyncio.create_subprocess_exec(*command)
+    assert await process.wait() == 0
+
+
 @asynccontextmanager
 async def watching(*directories: Path, recheck: float = 0.05, rescan: float = 60.0) -> AsyncIterator[Heard]:
     heard = Heard()
@@ -132,6 +137,25 @@ async def test_a_directory_swapped_for_a_link_to_another_is_watched_there(tmp_pa
         (other / "fresh").write_bytes(b"x")
         await heard.until_heard(Appeared(watched, "fresh"))
         assert Appeared(watched, "stale") not in heard.events
+
+
+@pytest.mark.needs("root", "mount")
+async def test_a_file_system_that_is_mounted_over_and_unmounted_again_is_noticed(tmp_path: Path) -> None:
+    watched = tmp_path / "watched"
+    watched.mkdir()
+    (watched / "below").write_bytes(b"x")
+    async with watching(watched) as heard:
+        await run("mount", "-t", "tmpfs", "tmpfs", str(watched))
+        try:
+            await heard.until_heard(Rescan(watched), times=2)
+            (watched / "above").write_bytes(b"x")
+            await heard.until_heard(Appeared(watched, "above"))
+        finally:
+            rescans = heard.events.count(Rescan(watched))
+            await run("umount", str(watched))
+        await heard.until_heard(Rescan(watched), times=rescans + 1)
+        (watched / "again").write_bytes(b"x")
+        await heard.until_heard(Appeared(watched, "again"))
 
 
 async def test_two_paths_to_one_directory_both_hear(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fastmirror.oci.digest import Digest
 from fastmirror.oci.manifest import parse_manifest
 from fastmirror.oci.reference import Reference
 from fastmirror.store import Arrived, Gone, Tagged, Untagged
@@ -18,6 +19,7 @@ from tests.kit.foreign import Foreign, Listener, running, warnings
 from tests.kit.store_conformance import NAME
 
 REFERENCE = Reference.parse(NAME)
+QUEUE_LENGTH = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
 
 
 @pytest.fixture
@@ -192,3 +194,18 @@ async def test_content_written_here_is_told_once_while_running(store: LayoutStor
         await listener.until(Arrived(marker))
         assert listener.events[-2] == Tagged(REFERENCE, made.target)
         assert len(listener.events) == len(made.blobs) + 2
+
+
+async def test_no_content_is_lost_when_the_kernels_queue_of_events_overflows(
+    store: LayoutStore, foreign: Foreign
+) -> None:
+    count = min(QUEUE_LENGTH + 2000, 30_000)
+    async with running(store) as listener:
+        first = foreign.add(b"many")
+        expected = {first, *(Digest(f"sha256:{number:064x}") for number in range(count))}
+        # Links are noticed by name only when the directory is listed again, which is what an overflow asks for.
+        for number in range(count):
+            os.link(foreign.place(first), foreign.place(Digest(f"sha256:{number:064x}")))
+        await listener.until(Arrived(Digest(f"sha256:{count - 1:064x}")))
+        assert set(store.digests()) == expected
+        assert len(listener.events) == len(expected)
