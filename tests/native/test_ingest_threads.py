@@ -151,6 +151,7 @@ def test_a_storm_of_cancels_ends_every_job_once_and_every_byte_told_is_right(rig
     assert ends == 40 * 8
 
 
+@pytest.mark.memory
 def test_thousands_of_jobs_leave_no_descriptor_thread_memory_or_object(rig: Rig) -> None:
     hasher, (ours, peer), file, body = Hasher("sha256"), rig.connection(), rig.file(), content(70_000)
 
