@@ -20,6 +20,7 @@ import click
 from fastmirror import __version__
 from fastmirror.config import check
 from fastmirror.config.load import Field, Loaded, fields, load
+from fastmirror.containerd import commands
 from fastmirror.errors import ConfigError, FastmirrorError, NameInvalid, StoreError
 from fastmirror.oci.reference import Reference
 
@@ -55,11 +56,14 @@ def _option(field: Field) -> Callable[[Command], Command]:
     notes = [f"default: {default}"] if default else []
     notes.append(f"env: {field.variable}")
     metavar = "|".join(field.choices) if field.choices else field.form.upper()
+    switch = field.form == "true/false"
     return click.option(
         field.flag,
         field.name,
         multiple=field.many,
-        metavar=metavar + (",..." if field.many else ""),
+        is_flag=False,
+        flag_value="true" if switch else None,
+        metavar=f"[{field.form}]" if switch else metavar + (",..." if field.many else ""),
         help=f"{field.help} [{'; '.join(notes)}]",
     )
 
@@ -68,6 +72,8 @@ def text(value: object) -> str:
     """A setting's value as it is written in the environment."""
     if isinstance(value, tuple):
         return ",".join(value)
+    if isinstance(value, bool):
+        return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -143,6 +149,10 @@ def _progress(archive: str) -> Callable[[int, int], None]:
             click.echo(f"\r{Path(archive).name}: {percent} %" + ("\n" if percent == 100 else ""), err=True, nl=False)
 
     return show
+
+
+fastmirror.add_command(commands.configure)
+fastmirror.add_command(commands.cleanup)
 
 
 @fastmirror.group()
