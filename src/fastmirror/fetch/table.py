@@ -90,29 +90,30 @@ class FetchTable:
     def _begin(self, want: Want) -> LayerFetch | None:
         if self._closed:
             return None
-        if not self._is_begun(want.digest):
-            most = self.parts.settings.max_fetches
-            if len(self._fetches) >= most * SEEKING_PER_FETCH:
-                self._refuse("fetches")
-                return None
-            if not self._has_room(self.parts.sizes.get(want.digest) or 0):
-                return None
+        limit = None
+        if len(self._fetches) >= self.parts.settings.max_fetches * SEEKING_PER_FETCH:
+            limit = "fetches"
+        if self._refused(want.digest, limit or self._limit(self.parts.sizes.get(want.digest) or 0)):
+            return None
         return LayerFetch(want, self.parts, self.router, self._admit)
 
     def _admit(self, fetch: LayerFetch, size: int) -> bool:
         """Whether ``fetch``, whose source says how large it is, may have a file now."""
-        return self._is_begun(fetch.want.digest) or self._has_room(size)
+        return not self._refused(fetch.want.digest, self._limit(size))
 
-    def _is_begun(self, digest: Digest) -> bool:
-        return self.parts.handover.begun(digest, self._loop.time()) is not None
-
-    def _has_room(self, size: int) -> bool:
+    def _limit(self, size: int) -> str | None:
+        """The limit that one more fetch of ``size`` bytes would break, even if others made room."""
         if self.active >= self.parts.settings.max_fetches and not self._make_room(0):
-            self._refuse("fetches")
-            return False
+            return "fetches"
         if not self.parts.room.has(size) and not self._make_room(size):
-            self._refuse("spool")
+            return "spool"
+        return None
+
+    def _refused(self, digest: Digest, limit: str | None) -> bool:
+        """Whether a limit keeps this content from being fetched: not if a reader has a part of it."""
+        if limit is None or self.parts.handover.begun(digest, self._loop.time()) is not None:
             return False
+        self._refuse(limit)
         return True
 
     def _make_room(self, size: int) -> bool:
