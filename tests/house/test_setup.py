@@ -1,0 +1,74 @@
+"""What a newcomer's machine may lack is told in one line; nothing is installed where that is not wanted."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.house.tree import ROOT
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """As much of a clone as setting up looks at."""
+    shutil.copytree(ROOT / "tools", tmp_path / "tools")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def run(checkout: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    inherited = {name: value for name, value in os.environ.items() if name not in ("PYTHON", "CC")}
+    return subprocess.run(
+        [str(checkout / "tools" / command[0]), *command[1:]],
+        env={**inherited, "FASTMIRROR_APT": "no", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_python_that_is_too_old_is_told_in_one_line(checkout: Path) -> None:
+    old = checkout / "old-python"
+    old.write_text("#!/bin/sh\nexit 1\n")
+    old.chmod(0o755)
+    setup = run(checkout, "venv.sh", PYTHON=str(old))
+    assert (setup.returncode, setup.stderr.count("\n")) == (1, 1)
+    assert "needs Python 3.11 or newer" in setup.stderr
+
+
+def test_a_missing_compiler_is_told_in_one_line(checkout: Path) -> None:
+    setup = run(checkout, "venv.sh", PYTHON=sys.executable, CC="no-such-compiler")
+    assert (setup.returncode, setup.stderr.count("\n")) == (1, 1)
+    assert "no working C compiler (no-such-compiler" in setup.stderr
+    assert not (checkout / ".venv").exists()
+
+
+def test_missing_headers_are_told_in_one_line(checkout: Path) -> None:
+    # all is there but the headers, whatever the interpreter is asked
+    bare = checkout / "bare-python"
+    bare.write_text(f'#!/bin/sh\ncase "$2" in *Python.h*) exit 1 ;; esac\nexec {sys.executable} "$@"\n')
+    bare.chmod(0o755)
+    setup = run(checkout, "venv.sh", PYTHON=str(bare))
+    assert (setup.returncode, setup.stderr.count("\n")) == (1, 1)
+    assert "Python.h" in setup.stderr
+    assert f"python{sys.version_info.major}.{sys.version_info.minor}-dev" in setup.stderr
+
+
+def test_missing_commands_are_named_with_what_needs_them_and_are_no_failure(checkout: Path) -> None:
+    (checkout / "tools" / "debian.txt").write_text("no-such-command some-package demo,test a demonstration\n")
+    for job in ("demo", "test"):
+        told = run(checkout, "debian.sh", job)
+        assert told.returncode == 0
+        assert "some-package (a demonstration)" in told.stderr
+        assert "apt-get install some-package" in told.stderr
+    assert run(checkout, "debian.sh", "bench").stderr == ""
+
+
+def test_nothing_is_installed_where_that_is_not_wanted(checkout: Path) -> None:
+    refused = run(checkout, "apt.sh", "hello")
+    assert (refused.returncode, refused.stdout, refused.stderr) == (1, "", "")
