@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 cannot, and the text says what to do; 2 wrong use or wrong
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
+import msgspec
 
 from fastmirror import __version__
 from fastmirror.config import check
@@ -153,6 +155,31 @@ def _progress(archive: str) -> Callable[[int, int], None]:
 
 fastmirror.add_command(commands.configure)
 fastmirror.add_command(commands.cleanup)
+
+
+@fastmirror.command()
+@click.option("--certs-dir", metavar="DIR", default="/etc/containerd/certs.d", show_default=True)
+@click.option("--containerd-config", metavar="FILE", default="/etc/containerd/config.toml", show_default=True)
+@click.option("--mirror", metavar="URL", help="Where containerd is sent. [default: http:// and --registry-addr]")
+@click.option("--registry", "registries", metavar="HOST", multiple=True, help="Look at this registry too (repeatable).")
+@click.option("--probe", is_flag=True, help="Let CRI pull a name that cannot exist, to see which hosts.toml it reads.")
+@settings_options("store", "containerd_namespace", "registry_addr", "peers")
+@_format_option
+def doctor(config: str | None, output: str, **given: Any) -> int:
+    """Look for what keeps containerd and this node's mirror from working together.
+
+    Exit codes: 0 all is fine; 1 there is a problem; 2 wrong use; 3 no problem, but not all could be seen.
+    """
+    own = {name: given.pop(name) for name in ("certs_dir", "containerd_config", "mirror", "registries", "probe")}
+    settings = _load(config, given).settings
+    from fastmirror.containerd import doctor, findings  # here: grpc costs other commands time and memory
+
+    made = asyncio.run(doctor.examine(doctor.questions(settings, **own)))
+    if output == "json":
+        click.echo(msgspec.json.format(msgspec.json.encode(made), indent=2).decode())
+    else:
+        click.echo(doctor.render(made))
+    return findings.exit_of(made).value
 
 
 @fastmirror.group()

@@ -278,11 +278,11 @@ class ContainerdStore:
 
     # Writing.
 
-    def ingest(self, digest: Digest, size: int | None = None) -> Ingest:  # noqa: ARG002 - the protocol's
+    def ingest(self, digest: Digest, size: int | None = None) -> Ingest:
         """Raises StoreError: containerd's own pulls are what fills it."""
         raise StoreError("containerd's content is read-only here: let containerd pull or import it")
 
-    def tag(self, reference: Reference, target: Descriptor) -> None:  # noqa: ARG002 - the protocol's
+    def tag(self, reference: Reference, target: Descriptor) -> None:
         """Raises StoreError."""
         raise StoreError("containerd's names are read-only here: let containerd pull, tag or import")
 

@@ -1,0 +1,122 @@
+"""``fastmirror doctor``: asks every question that it can, and says of the others that it cannot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from fastmirror import __version__
+from fastmirror.config import Settings, check
+from fastmirror.containerd import findings, hosts, look
+from fastmirror.containerd.certs import CertsDirectory
+from fastmirror.containerd.client import Client
+from fastmirror.containerd.findings import Finding, Outcome
+from fastmirror.containerd.frames import ContentRecord
+from fastmirror.containerd.probe import probe
+from fastmirror.errors import ConfigError, StoreError
+
+USUAL_SOCKET: Final = "/run/containerd/containerd.sock"
+
+
+class Questions(NamedTuple):
+    """What to look at. Without ``socket`` (a store of plain files) containerd is not asked."""
+
+    mirror: str
+    certs_dir: Path
+    containerd_config: Path
+    socket: str | None = None
+    content: str = ""
+    namespace: str = "k8s.io"
+    registries: tuple[str, ...] = ()
+    peers: tuple[str, ...] = ()
+    pull: bool = False
+
+
+def questions(settings: Settings, **given: Any) -> Questions:
+    """What to look at on a node with these settings, and the command's own options. Raises ConfigError.
+
+    Where no store is containerd's, its usual socket is looked at.
+    """
+    stores = [check.store(text) for text in settings.stores.store]
+    store = next((store for store in stores if store.kind == "containerd"), None)
+    plain = next((store.path for store in stores if store.kind == "content"), "")
+    socket = store.path if store is not None else None if plain else USUAL_SOCKET
+    return Questions(
+        mirror=hosts.mirror_url(given["mirror"] or _url(settings.serve.registry_addr)),
+        certs_dir=Path(given["certs_dir"]),
+        containerd_config=Path(given["containerd_config"]),
+        socket=socket,
+        content=plain if store is None else store.content,
+        namespace=settings.stores.containerd_namespace,
+        registries=tuple(hosts.target(name).registry for name in given["registries"]),
+        peers=settings.fetch.peers,
+        pull=given["probe"],
+    )
+
+
+def _url(listener: str) -> str:
+    """Where a listener of this node is asked from this node."""
+    address = check.address(listener)
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
+    return f"http://{address._replace(host=host)}"
+
+
+async def examine(questions: Questions) -> list[Finding]:
+    """All findings, in the order in which they are best mended."""
+    made: list[Finding] = []
+    if questions.socket is None:
+        why = "names, CRI's settings and containerd's own directory cannot be seen without its socket"
+        mend = "give --store containerd:SOCKET to look at them"
+        made.append(Finding("containerd", Outcome.UNSEEN, "no socket is configured", why, mend))
+        listed: list[ContentRecord] = []
+    else:
+        async with Client(questions.socket, questions.namespace) as client:
+            listed = await _ask_containerd(made, client, questions, questions.socket)
+    made += _look_at_certs(questions)
+    made.append(findings.judge_mirror(questions.mirror, probe(questions.mirror), __version__))
+    made.append(findings.judge_served(look.look_at_served(questions.mirror, listed)))
+    made += findings.judge_peers({peer: probe(f"http://{peer}") for peer in questions.peers})
+    return made
+
+
+async def _ask_containerd(
+    made: list[Finding], client: Client, questions: Questions, socket: str
+) -> list[ContentRecord]:
+    seen = await look.look_at_socket(client, socket)
+    made.append(findings.judge_socket(seen))
+    cri = await look.look_at_cri(client, questions.containerd_config, seen.version)
+    certs_dir = str(questions.certs_dir)
+    made.append(findings.judge_config_path(cri, certs_dir, seen.version))
+    if questions.pull:
+        asked, error = (None, seen.error) if not seen.version else await look.look_at_pull(client, questions.certs_dir)
+        made.append(findings.judge_probe(asked, error, certs_dir, seen.version))
+    made.append(findings.judge_discard(cri))
+    made.append(findings.judge_fetch_buffer(cri))
+    try:
+        listed = await client.content()
+    except StoreError:
+        listed = []
+    made.append(findings.judge_content(await look.look_at_content(client, questions.content, listed)))
+    return listed
+
+
+def _look_at_certs(questions: Questions) -> list[Finding]:
+    try:
+        found = CertsDirectory(questions.certs_dir).find()
+    except ConfigError as error:
+        why = "whether containerd asks the mirror is written there"
+        return [Finding("hosts.toml", Outcome.UNSEEN, str(error), why, "run as a user who may read it")]
+    return findings.judge_hosts(found, questions.mirror, questions.registries)
+
+
+def render(made: list[Finding]) -> str:
+    """The findings for a person."""
+    marks = {Outcome.FINE: "ok", Outcome.PROBLEM: "PROBLEM", Outcome.UNSEEN: "unseen"}
+    lines = []
+    for finding in made:
+        lines.append(f"{marks[finding.outcome]:8} {finding.check}: {finding.what}")
+        if finding.why:
+            lines.append(f"{'':8}   why:  {finding.why}")
+        if finding.mend:
+            lines.append(f"{'':8}   mend: {finding.mend}")
+    return "\n".join(lines)

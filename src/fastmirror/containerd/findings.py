@@ -1,0 +1,295 @@
+"""What ``fastmirror doctor`` makes of what it saw: one finding per question. Pure.
+
+Each finding says what is so, why it matters, and how to mend it; what could not be seen is a finding too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from enum import Enum
+from typing import Final, NamedTuple
+
+import msgspec
+
+from fastmirror.containerd import hosts
+from fastmirror.containerd.hosts import CannotPrepend
+from fastmirror.containerd.plan import Found
+from fastmirror.containerd.probe import Answer, Kind
+
+
+class Outcome(Enum):
+    """How a question was answered."""
+
+    FINE = "fine"
+    PROBLEM = "problem"
+    UNSEEN = "unseen"
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """The answer to one question. ``why`` and ``mend`` are empty when all is fine."""
+
+    check: str
+    outcome: Outcome
+    what: str
+    why: str = ""
+    mend: str = ""
+
+
+class SocketSeen(NamedTuple):
+    """What was seen of containerd's socket. ``error`` is empty when it answered ``version``."""
+
+    path: str
+    exists: bool
+    version: str = ""
+    error: str = ""
+    owner: str = ""  # such as 0660 0:0
+
+
+def judge_socket(seen: SocketSeen) -> Finding:
+    """Whether containerd can be asked for names."""
+    why = "without it there are no names, tags and filters: content is served by digest only"
+    if seen.version:
+        return Finding("containerd", Outcome.FINE, f"containerd {seen.version} answers at {seen.path}")
+    if not seen.exists:
+        mend = "start containerd, or say where its socket is: --store containerd:SOCKET"
+        return Finding("containerd", Outcome.PROBLEM, f"there is no socket at {seen.path}", why, mend)
+    if "ermission denied" in seen.error:
+        what = f"{seen.path} ({seen.owner}) may not be used by this user"
+        mend = "run as a user whose group may use it; gid 0 is enough"
+        return Finding("containerd", Outcome.PROBLEM, what, why, mend)
+    mend = "look at containerd's log; is it running?"
+    return Finding("containerd", Outcome.PROBLEM, f"{seen.path} does not answer: {seen.error}", why, mend)
+
+
+class CriSeen(NamedTuple):
+    """CRI's settings. ``source`` says where they were read; None in a setting means that it was not said there."""
+
+    source: str
+    config_path: str | None = None
+    discard_unpacked_layers: bool | None = None
+    fetch_buffer: int | None = None
+    error: str = ""
+
+
+def judge_config_path(seen: CriSeen, certs_dir: str, version: str) -> Finding:
+    """Whether kubelet's pulls read our hosts.toml."""
+    check, why = "config_path", "without it kubelet's pulls read no hosts.toml and go straight to the registries"
+    table = _registry_table(version)
+    mend = f"set config_path = '{certs_dir}' in [{table}] of containerd's configuration and restart containerd"
+    if seen.config_path is None:
+        what = f"CRI's config_path cannot be seen: {seen.error or seen.source + ' does not say'}"
+        return Finding(check, Outcome.UNSEEN, what, why, "name the file with --containerd-config, or let --probe pull")
+    if not seen.config_path:
+        return Finding(check, Outcome.PROBLEM, f"CRI's config_path is empty (from {seen.source})", why, mend)
+    paths = seen.config_path.split(":")
+    if len(paths) > 1 and number(version) >= (2, 1):
+        what = f"CRI's config_path is a list, {seen.config_path} (from {seen.source})"
+        why = "since 2.1 containerd's pulls through the transfer service take a list for one path that does not exist"
+        return Finding(check, Outcome.PROBLEM, what, why, mend + "; or set use_local_image_pull = true")
+    if all(path.rstrip("/") != certs_dir.rstrip("/") for path in paths):
+        what = f"CRI's config_path is {seen.config_path}, not {certs_dir} (from {seen.source})"
+        return Finding(check, Outcome.PROBLEM, what, why, mend + "; or use --certs-dir with the path that it has")
+    return Finding(check, Outcome.FINE, f"CRI reads {seen.config_path} (from {seen.source})")
+
+
+def judge_discard(seen: CriSeen) -> Finding:
+    """Whether layers stay after they were unpacked."""
+    check = "discard_unpacked_layers"
+    why = "layers that are thrown away after unpacking cannot be served to other nodes"
+    if seen.discard_unpacked_layers is None:
+        what = f"discard_unpacked_layers cannot be seen: {seen.error or seen.source + ' does not say'}"
+        return Finding(check, Outcome.UNSEEN, what, why, "name containerd's configuration with --containerd-config")
+    if seen.discard_unpacked_layers:
+        mend = "set discard_unpacked_layers = false and restart containerd; EKS sets it to true"
+        return Finding(check, Outcome.PROBLEM, f"layers are discarded (from {seen.source})", why, mend)
+    return Finding(check, Outcome.FINE, f"layers are kept (from {seen.source})")
+
+
+def judge_fetch_buffer(seen: CriSeen) -> Finding:
+    """Whether containerd splits layers into ranges by itself."""
+    check = "concurrent_layer_fetch_buffer"
+    if not seen.fetch_buffer:
+        what = "containerd fetches a layer in one piece" if seen.fetch_buffer == 0 else "not set where it can be seen"
+        return Finding(check, Outcome.FINE, f"{what}, as it should beside fastmirror")
+    why = "it asks for open-ended ranges and hangs up: a third more traffic, and slower from a mirror on the node"
+    mend = "leave it at 0: fastmirror asks several nodes at once behind one stream"
+    return Finding(check, Outcome.PROBLEM, f"it is {seen.fetch_buffer} (from {seen.source})", why, mend)
+
+
+def judge_hosts(found: Found, mirror: str, registries: tuple[str, ...]) -> list[Finding]:
+    """Whether hosts.toml files send pulls to the mirror first: ``_default``, each registry with a directory, and those
+    asked for.
+    """
+    names = list(dict.fromkeys([hosts.DEFAULT, *registries, *found.directories]))
+    findings = []
+    for name in names:
+        directories = hosts.target(name).directories if name in registries else (name,)
+        directory = next((directory for directory in directories if directory in found.directories), None)
+        if name.startswith((".", "_")) and name != hosts.DEFAULT:
+            continue
+        if directory is None and name != hosts.DEFAULT:
+            continue  # _default counts for it
+        findings.append(_judge_directory(found, name, directory, mirror))
+    return findings
+
+
+def _judge_directory(found: Found, name: str, directory: str | None, mirror: str) -> Finding:
+    check = f"hosts.toml of {name}"
+    option = "" if name == hosts.DEFAULT else f" --registry {name.replace('_', ':', 1).rstrip('_')}"
+    mend = f"fastmirror configure --mirror {mirror}{option}"
+    everywhere = "all registries without a directory of their own"
+    why = f"pulls from {everywhere if name == hosts.DEFAULT else name} do not ask the mirror"
+    state = found.files.get(f"{directory}/{hosts.FILE}") if directory is not None else None
+    if state is None:
+        what = f"{directory} has no hosts.toml and hides _default" if directory else "there is none"
+        return Finding(check, Outcome.PROBLEM, what, why, mend)
+    try:
+        document = hosts.parse(state.content.decode())
+    except (CannotPrepend, UnicodeDecodeError) as error:
+        return Finding(check, Outcome.PROBLEM, f"{directory}/{hosts.FILE} cannot be read: {error}", why, mend)
+    if not hosts.names_mirror(document, mirror):
+        what = f"{directory}/{hosts.FILE} does not name {mirror}"
+        hides = " and hides _default" if name != hosts.DEFAULT else ""
+        return Finding(check, Outcome.PROBLEM, what + hides, why, mend)
+    first = next(iter(document["host"]))
+    if str(first).rstrip("/") != mirror:
+        what = f"{directory}/{hosts.FILE} has {first} before the mirror"
+        return Finding(check, Outcome.PROBLEM, what, "pulls ask it first", "put the mirror's table before the others")
+    return Finding(check, Outcome.FINE, f"{directory}/{hosts.FILE} has the mirror first")
+
+
+def judge_mirror(url: str, answer: Answer, version: str) -> Finding:
+    """Whether the port that containerd is sent to is fastmirror's."""
+    if answer.kind is Kind.OURS:
+        other = "" if answer.detail == version else f"; this command is {version}"
+        return Finding("mirror", Outcome.FINE, f"fastmirror {answer.detail} answers at {url}{other}")
+    if answer.kind is Kind.ABSENT:
+        why = "pulls go to the registries as if there were no mirror"
+        mend = "start fastmirror serve, or give its address with --mirror"
+        return Finding("mirror", Outcome.PROBLEM, f"at {url} {answer}", why, mend)
+    why = "containerd asks it first and believes what it says, or waits for it for ever"
+    mend = "free the port or move the mirror to another; until then: fastmirror cleanup"
+    return Finding("mirror", Outcome.PROBLEM, f"at {url} {answer}", why, mend)
+
+
+class ContentSeen(NamedTuple):
+    """What was seen of the content directory: the one that is served, and the one that containerd names.
+
+    The identities are device and inode. ``held`` says whether files that containerd lists are in the served one, with
+    the sizes it gives; None if there were none to compare.
+    """
+
+    served: str
+    served_identity: tuple[int, int] | None
+    named: str = ""
+    named_identity: tuple[int, int] | None = None
+    held: bool | None = None
+    error: str = ""
+
+
+def judge_content(seen: ContentSeen) -> Finding:
+    """Whether the directory that is served is containerd's own."""
+    check, why = "content", "blobs are read from this directory; another one has other content, or none"
+    if not seen.served:
+        mend = "start containerd, or name the directory: --store containerd:SOCKET,content=DIR"
+        return Finding(check, Outcome.UNSEEN, f"the content directory is not known: {seen.error}", why, mend)
+    if seen.served_identity is None:
+        mend = "give this user read access, or mount containerd's io.containerd.content.v1.content there"
+        return Finding(check, Outcome.PROBLEM, f"{seen.served} cannot be read: {seen.error}", why, mend)
+    mend = f"use {seen.named or 'the root that containerd names'}, or mount that directory at {seen.served}"
+    if seen.named_identity is not None:
+        if seen.named_identity == seen.served_identity:
+            return Finding(check, Outcome.FINE, f"{seen.served} is containerd's own (device and inode)")
+        return Finding(check, Outcome.PROBLEM, f"{seen.served} is not {seen.named}, which containerd uses", why, mend)
+    if seen.held:
+        return Finding(check, Outcome.FINE, f"{seen.served} holds what containerd lists")
+    if seen.held is False:
+        return Finding(check, Outcome.PROBLEM, f"{seen.served} lacks files that containerd lists", why, mend)
+    what = f"whether {seen.served} is containerd's own cannot be seen: {seen.error or 'containerd lists no content'}"
+    return Finding(check, Outcome.UNSEEN, what, why, "pull an image and look again, or run on the host itself")
+
+
+def judge_peers(answers: Mapping[str, Answer]) -> list[Finding]:
+    """Whether the other nodes can be asked."""
+    if not answers:
+        what = "no peers are configured, so none were asked"
+        mend = "give --peers HOST:PORT of other nodes' peer listeners"
+        return [Finding("peers", Outcome.UNSEEN, what, "without them only this node's content is served", mend)]
+    findings = []
+    for peer, answer in answers.items():
+        check = f"peer {peer}"
+        if answer.kind is Kind.OURS:
+            findings.append(Finding(check, Outcome.FINE, f"fastmirror {answer.detail} answers"))
+            continue
+        mend = "is fastmirror running there, does it listen on that address, does a firewall drop the port?"
+        findings.append(Finding(check, Outcome.PROBLEM, str(answer), "its content cannot be fetched", mend))
+    return findings
+
+
+class ServedSeen(NamedTuple):
+    """A digest that containerd has, asked of the mirror: what came back."""
+
+    digest: str = ""
+    status: int = 0
+    right: bool = False
+    error: str = ""
+
+
+def judge_served(seen: ServedSeen) -> Finding:
+    """Whether a digest of this node comes out of the mirror with the right bytes."""
+    check, why = "end to end", "this is what containerd and other nodes get"
+    if not seen.digest:
+        what = f"nothing was asked for: {seen.error}"
+        return Finding(check, Outcome.UNSEEN, what, why, "pull an image and look again")
+    if seen.right:
+        return Finding(check, Outcome.FINE, f"{seen.digest[:19]} was served and its bytes are right")
+    if seen.error:
+        return Finding(check, Outcome.PROBLEM, f"{seen.digest[:19]} was not served: {seen.error}", why, "see `mirror`")
+    if seen.status == 404:
+        mend = "is --store this containerd, is content another directory, does --allow or --deny leave it out?"
+        return Finding(check, Outcome.PROBLEM, f"the mirror does not have {seen.digest[:19]}", why, mend)
+    what = f"{seen.digest[:19]} came back with status {seen.status} and other bytes"
+    mend = "check the disk: `ctr content fetch` it again; fastmirror never serves what it knows to be wrong"
+    return Finding(check, Outcome.PROBLEM, what, why, mend)
+
+
+def judge_probe(seen: bool | None, error: str, certs_dir: str, version: str) -> Finding:
+    """Whether a real pull through CRI read a hosts.toml that was put there for it."""
+    check, why = "probe", "this is how kubelet pulls: without hosts.toml it goes straight to the registries"
+    if seen is None:
+        return Finding(check, Outcome.UNSEEN, f"no pull could be tried: {error}", why, "see `containerd`")
+    if seen:
+        return Finding(check, Outcome.FINE, f"a pull through CRI read {certs_dir}")
+    mend = f"set config_path = '{certs_dir}' in [{_registry_table(version)}] and restart containerd"
+    return Finding(check, Outcome.PROBLEM, f"a pull through CRI did not read {certs_dir}: {error}", why, mend)
+
+
+class Exit(Enum):
+    """Exit codes of ``fastmirror doctor``."""
+
+    FINE = 0
+    PROBLEM = 1
+    UNSEEN = 3
+
+
+def exit_of(findings: list[Finding]) -> Exit:
+    """1 if anything is a problem; else 3 if anything could not be seen; else 0."""
+    outcomes = {finding.outcome for finding in findings}
+    if Outcome.PROBLEM in outcomes:
+        return Exit.PROBLEM
+    return Exit.UNSEEN if Outcome.UNSEEN in outcomes else Exit.FINE
+
+
+_VERSION: Final = re.compile(r"v?(\d+)\.(\d+)")
+
+
+def number(version: str) -> tuple[int, int]:
+    """Major and minor of containerd's version; (0, 0) if it is not known."""
+    match = _VERSION.match(version)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+def _registry_table(version: str) -> str:
+    plugin = "io.containerd.cri.v1.images" if number(version) >= (2, 0) else "io.containerd.grpc.v1.cri"
+    return f'plugins."{plugin}".registry'
