@@ -9,7 +9,7 @@ from typing import TextIO
 
 from demo.images import MIB, Image
 
-WIDTH = 46  # of the column that says what happened
+WIDTH = 40  # of the column that says what happened
 REDRAW_SECONDS = 0.1
 QUARTERS = 4  # progress lines per pull where there is no terminal
 
@@ -73,11 +73,11 @@ def mebibytes(count: int) -> str:
 
 def table(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
     """The steps: where each byte came from, how long it took, and the longest silence within a layer."""
-    head = f"{'step':<{WIDTH}}" + "".join(f"{name:>12}" for name in names) + f"{'seconds':>10}{'longest gap':>13}"
+    head = f"{'step':<{WIDTH}}" + "".join(f"{name:>10}" for name in names) + f"{'seconds':>9}{'gap':>9}"
     lines = [head, "-" * len(head)]
     for number, row in enumerate(rows, 1):
-        cells = "".join(f"{_amount(row.sources.get(name, 0)):>12}" for name in names)
-        lines.append(f"{f'{number} {row.what}':<{WIDTH}}{cells}{row.seconds:>10.2f}{f'{row.gap * 1000:.0f} ms':>13}")
+        cells = "".join(f"{_amount(row.sources.get(name, 0)):>10}" for name in names)
+        lines.append(f"{f'{number} {row.what}':<{WIDTH}}{cells}{row.seconds:>9.2f}{f'{row.gap * 1000:.0f} ms':>9}")
         if row.error:
             lines.append(f"  FAILED: {row.error}")
     return lines

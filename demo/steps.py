@@ -52,7 +52,7 @@ class Story:
         nodes = self.cluster.nodes
         await self.pull(nodes["A"], "A pulls; no node has the image")
         await self.pull(nodes["B"], "B pulls", from_nodes=True)
-        await self.pull(nodes["C"], "C pulls; the serving node is killed", from_nodes=True, deadly=True)
+        await self.pull(nodes["C"], "C pulls; its source is killed", from_nodes=True, deadly=True)
         victim = nodes[self.rows[-1].killed]
         await victim.stop()
         await self.origin.turn_off()

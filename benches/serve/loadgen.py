@@ -57,8 +57,8 @@ class Sample:
 
     @property
     def void(self) -> bool:
-        """The generator was too busy for this sample to say anything about the server."""
-        return self.own_cpu_seconds > BUSY * self.seconds
+        """The generator was too busy, or nobody got a turn: this sample says nothing about the server."""
+        return self.own_cpu_seconds > BUSY * self.seconds or not self.bytes or not self.server_cpu_seconds
 
     @property
     def foreign_share(self) -> float:

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 
-INSIDE = "FASTMIRROR_BENCH_NETNS"
+INSIDE = "BENCH_NETNS"
 CONGESTION_CONTROL = "cubic"
 ROUTES = ("127.0.0.0/8", "127.0.0.1")
 

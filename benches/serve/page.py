@@ -33,7 +33,8 @@ class Comparison:
     baseline_p99: float | None
     rate_ratio: float
     cost_ratio: float
-    void: bool
+    void: int  # rounds of no use
+    foreign: float  # the largest share of a CPU that others used in a round of use
 
 
 def _samples(entry: dict[str, Any]) -> dict[str, list[Sample]]:
@@ -41,32 +42,42 @@ def _samples(entry: dict[str, Any]) -> dict[str, list[Sample]]:
 
 
 def _median_p99(samples: list[Sample]) -> float | None:
-    known = [sample.p99 for sample in samples if sample.p99 is not None]
-    return statistics.median(known) if known else None
+    return _median([sample.p99 for sample in samples if sample.p99 is not None])
+
+
+def _median(values: list[float]) -> float | None:
+    return statistics.median(values) if values else None
 
 
 def compare(entry: dict[str, Any]) -> Comparison | None:
-    """What a cell of the results says; None without nginx or without ours."""
+    """What a cell of the results says; None without nginx, without ours, or if not one round is of use."""
     cell = Cell(entry["item"], entry["connections"])
     samples = _samples(entry)
-    rates = {name: [cells.rate(cell, sample) for sample in taken] for name, taken in samples.items()}
-    costs = {name: [cells.cost(cell, sample) for sample in taken] for name, taken in samples.items()}
-    known = [name for name in NGINX if name in samples]
+    known = {
+        name: statistics.median(cells.rate(cell, sample) for sample in samples[name])
+        for name in NGINX
+        if name in samples
+    }
     if OURS not in samples or not known:
         return None
-    baseline = max(known, key=lambda name: statistics.median(rates[name]))
+    baseline = max(known, key=lambda name: known[name])
+    pairs = list(zip(samples[OURS], samples[baseline], strict=True))
+    rounds = [(ours, theirs) for ours, theirs in pairs if not (ours.void or theirs.void)]
+    if not rounds:
+        return None
     return Comparison(
         cell=cell,
-        rate=statistics.median(rates[OURS]),
-        cost=statistics.median(costs[OURS]),
-        p99=_median_p99(samples[OURS]),
+        rate=statistics.median(cells.rate(cell, ours) for ours, _ in rounds),
+        cost=statistics.median(cells.cost(cell, ours) for ours, _ in rounds),
+        p99=_median_p99([ours for ours, _ in rounds]),
         baseline=baseline,
-        baseline_rate=statistics.median(rates[baseline]),
-        baseline_cost=statistics.median(costs[baseline]),
-        baseline_p99=_median_p99(samples[baseline]),
-        rate_ratio=cells.ratio(rates[OURS], rates[baseline]),
-        cost_ratio=cells.ratio(costs[OURS], costs[baseline]),
-        void=any(sample.void for name in (OURS, baseline) for sample in samples[name]),
+        baseline_rate=statistics.median(cells.rate(cell, theirs) for _, theirs in rounds),
+        baseline_cost=statistics.median(cells.cost(cell, theirs) for _, theirs in rounds),
+        baseline_p99=_median_p99([theirs for _, theirs in rounds]),
+        rate_ratio=statistics.median(cells.rate(cell, ours) / cells.rate(cell, theirs) for ours, theirs in rounds),
+        cost_ratio=statistics.median(cells.cost(cell, ours) / cells.cost(cell, theirs) for ours, theirs in rounds),
+        void=len(pairs) - len(rounds),
+        foreign=max(sample.foreign_share for pair in rounds for sample in pair),
     )
 
 
@@ -90,10 +101,10 @@ def _row(comparison: Comparison) -> str:
         str(c.cell.connections),
         _rate(c, c.rate),
         f"{_rate(c, c.baseline_rate)} ({nopush})",
-        "void" if c.void else f"**{c.rate_ratio:.2f}**",
+        f"**{c.rate_ratio:.2f}**",
         _cost(c, c.cost),
         _cost(c, c.baseline_cost),
-        "void" if c.void else f"**{c.cost_ratio:.2f}**",
+        f"**{c.cost_ratio:.2f}**",
         _latency(c.p99),
         _latency(c.baseline_p99),
     ]
@@ -104,6 +115,14 @@ def table(comparisons: list[Comparison]) -> list[str]:
     """The cells as a Markdown table."""
     head = ("object", "conns", "fastmirror", "nginx (tcp_nopush)", "ratio", "CPU", "nginx", "ratio", "p99", "nginx")
     return [f"| {' | '.join(head)} |", "|---" * len(head) + "|", *map(_row, comparisons)]
+
+
+def _note(c: Comparison) -> str:
+    """What makes a cell less certain, or nothing."""
+    notes = [f"{c.void} void rounds left out"] if c.void else []
+    if c.foreign > cells.NOISE:
+        notes.append(f"others used up to {c.foreign:.0%} of a CPU")
+    return f"- disturbed: {c.cell.item} at {c.cell.connections}: {', '.join(notes)}" if notes else ""
 
 
 @dataclass(frozen=True)
@@ -123,15 +142,10 @@ class Goal:
         return f"- {self.text}: **{self.value:.2f}** ({'met' if met else 'missed'})"
 
 
-def _median(values: list[float]) -> float | None:
-    return statistics.median(values) if values else None
-
-
 def goals(results: dict[str, Any], comparisons: list[Comparison]) -> list[Goal]:
     """The promised figures with their measured values."""
-    usable = [c for c in comparisons if not c.void]
-    large = [c for c in usable if not c.cell.small]
-    small = [c for c in usable if c.cell.small]
+    large = [c for c in comparisons if not c.cell.small]
+    small = [c for c in comparisons if c.cell.small]
     memory = results["memory_bytes"].get(OURS)
     relay = _median([sample["server_cpu_seconds"] / (sample["bytes"] / GIB) for sample in results["relay"]])
     return [
@@ -149,6 +163,7 @@ def summary(results: dict[str, Any]) -> list[str]:
     """Table, memory, relay and goals: what the terminal shows and the page holds."""
     comparisons = [c for c in map(compare, results["cells"]) if c is not None]
     lines = [*table(comparisons), "", *(goal.line() for goal in goals(results, comparisons))]
+    lines.extend(note for note in map(_note, comparisons) if note)
     for name, value in results["memory_bytes"].items():
         lines.append(f"- PSS of {name}: {value / MIB:.1f} MiB")
     lines.extend(

@@ -45,8 +45,7 @@ def _line(cell: Cell, samples: dict[str, list[loadgen.Sample]]) -> str:
     name = f"{cell.item}, {cell.connections} connections"
     if comparison is None:
         return f"{name}: measured, nothing to compare with"
-    busiest = max(sample.foreign_share for taken in samples.values() for sample in taken)
-    noise = f"; disturbed: others used up to {busiest:.0%} of a CPU" if busiest > cells.NOISE else ""
+    noise = f"; others used up to {comparison.foreign:.0%} of a CPU" if comparison.foreign > cells.NOISE else ""
     return f"{name}: {comparison.rate_ratio:.2f}x nginx's rate at {comparison.cost_ratio:.2f}x its CPU{noise}"
 
 

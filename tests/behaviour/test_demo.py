@@ -31,7 +31,7 @@ def _rows(output: str) -> list[dict[str, float]]:
     """The table's rows: MiB by source. Fails if there is no table."""
     rows = []
     for line in output.splitlines():
-        match = re.match(r"(\d) .{44}((?:\s+(?:-|[\d.]+ [KM]iB)){4})\s+[\d.]+\s+\d+ ms", line)
+        match = re.match(r"(\d) .{38}((?:\s+(?:-|[\d.]+ [KM]iB)){4})\s+[\d.]+\s+\d+ ms", line)
         if match:
             cells = re.findall(r"-|[\d.]+ [KM]iB", match[2])
             rows.append(dict(zip(("origin", "A", "B", "C"), map(_mebibytes, cells), strict=True)))
