@@ -5,7 +5,6 @@ Exit codes: 0 done; 1 cannot, and the text says what to do; 2 wrong use or wrong
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
-import msgspec
 
 from fastmirror import __version__
 from fastmirror.config import check
@@ -174,9 +172,9 @@ def doctor(config: str | None, output: str, **given: Any) -> int:
     settings = _load(config, given).settings
     from fastmirror.containerd import doctor, findings  # here: grpc costs other commands time and memory
 
-    made = asyncio.run(doctor.examine(doctor.questions(settings, **own)))
+    made = doctor.run(doctor.questions(settings, **own))
     if output == "json":
-        click.echo(msgspec.json.format(msgspec.json.encode(made), indent=2).decode())
+        click.echo(doctor.to_json(made))
     else:
         click.echo(doctor.render(made))
     return findings.exit_of(made).value

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+
+import msgspec
 
 from fastmirror import __version__
 from fastmirror.config import Settings, check
@@ -61,6 +64,11 @@ def _url(listener: str) -> str:
     return f"http://{address._replace(host=host)}"
 
 
+def run(questions: Questions) -> list[Finding]:
+    """:func:`examine`, in a loop of its own."""
+    return asyncio.run(examine(questions))
+
+
 async def examine(questions: Questions) -> list[Finding]:
     """All findings, in the order in which they are best mended."""
     made: list[Finding] = []
@@ -107,6 +115,11 @@ def _look_at_certs(questions: Questions) -> list[Finding]:
         why = "whether containerd asks the mirror is written there"
         return [Finding("hosts.toml", Outcome.UNSEEN, str(error), why, "run as a user who may read it")]
     return findings.judge_hosts(found, questions.mirror, questions.registries)
+
+
+def to_json(made: list[Finding]) -> str:
+    """The findings for a program: a list of objects with check, outcome, what, why and mend."""
+    return msgspec.json.format(msgspec.json.encode(made), indent=2).decode()
 
 
 def render(made: list[Finding]) -> str:
