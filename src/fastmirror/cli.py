@@ -56,15 +56,16 @@ def _option(field: Field) -> Callable[[Command], Command]:
     notes = [f"default: {default}"] if default else []
     notes.append(f"env: {field.variable}")
     metavar = "|".join(field.choices) if field.choices else field.form.upper()
-    switch = field.form == "true/false"
+    alone: dict[str, Any] = {}
+    if field.form == "true/false":
+        metavar, alone = "[true|false]", {"is_flag": False, "flag_value": "true"}
     return click.option(
         field.flag,
         field.name,
         multiple=field.many,
-        is_flag=False,
-        flag_value="true" if switch else None,
-        metavar=f"[{field.form}]" if switch else metavar + (",..." if field.many else ""),
+        metavar=metavar + (",..." if field.many else ""),
         help=f"{field.help} [{'; '.join(notes)}]",
+        **alone,
     )
 
 

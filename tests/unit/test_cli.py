@@ -84,6 +84,15 @@ def test_config_show_prints_every_value_with_its_origin(run, monkeypatch, tmp_pa
     assert lines["max_fetches"][1:] == ["3", "FASTMIRROR_MAX_FETCHES", "in", "the", "environment"]
 
 
+@pytest.mark.parametrize(
+    ("args", "value"), [((), False), (("--resolve-tags",), True), (("--resolve-tags", "false", "--grace", "1"), False)]
+)
+def test_a_switch_may_be_given_with_or_without_a_value(run, args, value):
+    code, out, _ = run("config", "show", "-o", "json", *args)
+    assert code == 0
+    assert json.loads(out)["resolve_tags"]["value"] is value
+
+
 def test_version_prints_what_runs(run):
     code, out, _ = run("version", "-o", "json")
     assert code == 0
@@ -94,6 +103,7 @@ def test_version_prints_what_runs(run):
 @pytest.mark.parametrize(
     ("args", "said"),
     [
+        (("serve", "--grace"), "requires an argument"), (("serve", "--grace", "x"), "grace: expected seconds"),
         (("serve", "--peers", "x"), "peers: expected HOST:PORT"), (("serve", "--pers", "x"), "Did you mean '--peers'?"),
         (("srve",), "Did you mean 'serve'?"), (("import",), "Missing argument"), (("version", "-o", "xml"), "xml"),
         (("serve", "--config", "no.toml"), "cannot read"), (("import", "x.tar", "--name", "UPPER"), "(from --name)"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastmirror.config import Settings
@@ -116,7 +116,8 @@ WRONG_VALUES = [
     ("peer_addr", "a b:1", "HOST:PORT"), ("peers", "a:0", "peer listener"), ("peers", "a", "HOST:PORT"),
     ("store", "./data", "oci:./data"), ("store", "s3:bucket", "oci:DIR"), ("store", "oci:", "directory"),
     ("store", "", "at least one"), ("default_registry", "https://docker.io", "host"),
-    ("allow", "https://docker.io", "scheme"), ("deny", "quay.io/Team", "lower case"),
+    ("resolve_tags", "perhaps", "true or false"), ("allow", "https://docker.io", "scheme"),
+    ("deny", "quay.io/Team", "lower case"),
 ]  # fmt: skip
 
 
@@ -199,6 +200,7 @@ def _texts(field: Field) -> st.SearchStrategy[Any]:
     return st.lists(one[field.form], min_size=1, max_size=4).map(tuple) if field.many else one[field.form]
 
 
+@settings(deadline=None)
 @given(st.fixed_dictionaries({}, optional={f.name: _texts(f) for f in fields() if f.name != "holdback_bytes"}))
 def test_flags_environment_and_file_agree(tmp_path_factory, given_texts):
     toml = "\n".join(f"{name} = {msgspec.json.encode(text).decode()}" for name, text in given_texts.items())
@@ -218,6 +220,7 @@ def test_flags_environment_and_file_agree(tmp_path_factory, given_texts):
     assert outcomes[0] == outcomes[1] == outcomes[2]
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_an_address_is_refused_or_comes_back_as_it_was_meant(text):
     try:

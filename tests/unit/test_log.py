@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastmirror.observe.log import MAX_LINE, StderrHandler, redact, setup
@@ -110,6 +110,7 @@ def test_the_registry_in_ns_stays_readable():
     assert redact("/v2/a/manifests/b?ns=docker.io") == "/v2/a/manifests/b?ns=docker.io"
 
 
+@settings(deadline=None)
 @given(st.text(), st.text(st.characters(codec=None, categories=None), max_size=2000), st.lists(st.text(), max_size=40))
 def test_no_text_makes_a_second_line_or_leaves_ascii(message, value, many):
     read_fd, write_fd = os.pipe()

@@ -23,6 +23,7 @@ RegistryHost = Annotated[str, Meta(extra={"check": check.registry, "form": "HOST
 StoreText = Annotated[str, Meta(extra={"check": check.store, "break": check.STORE_BREAK, "form": "STORE"})]
 Pattern = Annotated[str, Meta(extra={"check": check.pattern, "form": "PATTERN"})]
 Namespace = Annotated[str, Meta(extra={"check": check.namespace, "form": "NAMESPACE"})]
+Switch = Annotated[bool, Meta(extra={"form": "true/false"})]
 Directory = Annotated[str, Meta(extra={"form": "DIR"})]
 
 
@@ -57,9 +58,7 @@ class StoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     containerd_namespace: Annotated[
         Namespace, _help("containerd's namespace whose images are served; kubelet's is k8s.io")
     ] = "k8s.io"
-    all_namespaces: Annotated[
-        bool, Meta(extra={"form": "true/false"}), _help("serve by digest what only other namespaces have, too")
-    ] = False
+    all_namespaces: Annotated[Switch, _help("serve by digest what only other namespaces have, too")] = False
     allow: Annotated[
         tuple[Pattern, ...], _help("serve only content of these registries or repositories (docker.io, quay.io/team/*)")
     ] = ()
@@ -91,7 +90,7 @@ class FetchSettings(msgspec.Struct, frozen=True, kw_only=True):
         16 * 1024 * 1024 * 1024
     )
     grace: Annotated[Seconds, _help("time a fetched blob stays for further readers")] = 5.0
-    resolve_tags: Annotated[Literal["no", "yes"], _help("answer tags from peers where all that know them agree")] = "no"
+    resolve_tags: Annotated[Switch, _help("answer tags from peers where all that know them agree")] = False
 
 
 class LogSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -28,6 +28,7 @@ _FORMS: Final = {
     "seconds": "seconds, such as 0.5 or 500ms",
     "bytes": "bytes, such as 1048576 or 1MiB",
     "count": "a whole number",
+    "true/false": "true or false",
 }
 
 

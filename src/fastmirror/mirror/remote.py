@@ -60,7 +60,7 @@ class Remote:
     async def _manifest(self, pull: Pull, done: Done | None) -> Reply:
         digest = pull.digest
         if pull.reference is not None:
-            if self._parts.settings.resolve_tags == "no":
+            if not self._parts.settings.resolve_tags:
                 raise pull.unknown("the tag is not on this node, and tags are not asked for elsewhere")
             digest = await agreed_target(pull.reference, self._parts, self._table.router)
             if digest is None:
