@@ -22,12 +22,13 @@ _PATHS = (str(Path(fastmirror.__file__).parents[1]), str(Path(__file__).parents[
 
 @dataclass(frozen=True)
 class Setup:
-    """How one node is started. ``flags`` are further flags without their dashes, underscores for dashes inside;
-    ``before`` is a command that runs the rest of its line (setpriv ...); ``open_files`` limits descriptors; ``module``
-    is what Python runs (``tests.kit.failpoint`` fails on purpose).
+    """How one node is started. ``store`` is a layout's directory, or the text of ``--store``; ``flags`` are further
+    flags without their dashes, underscores for dashes inside; ``before`` is a command that runs the rest of its line
+    (setpriv ...); ``open_files`` limits descriptors; ``module`` is what Python runs (``tests.kit.failpoint`` fails on
+    purpose).
     """
 
-    store: Path
+    store: Path | str
     host: str = "127.0.0.1"
     registry_port: int = 0
     peer_port: int = 0
@@ -41,7 +42,8 @@ class Setup:
     def command(self) -> list[str]:
         """The command line, as a user would type it."""
         limit = ["prlimit", f"--nofile={self.open_files}:{self.open_files}"] if self.open_files else []
-        line = [*self.before, *limit, sys.executable, "-m", self.module, "serve", "--store", f"oci:{self.store}"]
+        store = self.store if isinstance(self.store, str) else f"oci:{self.store}"
+        line = [*self.before, *limit, sys.executable, "-m", self.module, "serve", "--store", store]
         line += ["--registry-addr", f"{self.host}:{self.registry_port}", "--peer-addr", f"{self.host}:{self.peer_port}"]
         line += ["--admin-addr", f"{self.host}:0"]
         if self.peers:
@@ -205,6 +207,6 @@ class Node:
         return self._process.poll() is None
 
 
-def start(store: Path, **setup: Any) -> Node:
+def start(store: Path | str, **setup: Any) -> Node:
     """Start one node on free ports; the keywords are those of :class:`Setup`."""
     return Node(Setup(store, **setup))

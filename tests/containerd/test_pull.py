@@ -1,0 +1,159 @@
+"""Pulls through real containerds and real mirrors, when all is well."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kit.containerd import Containerd, Generation, containerd, write_hosts
+from tests.kit.images import Image
+from tests.kit.layout import Layout
+from tests.kit.netns import places
+from tests.kit.origin import Origin, origin
+from tests.kit.pair import Pair, pair
+from tests.kit.process import Node, Setup
+from tests.kit.waiting import eventually
+
+Make = Callable[..., Image]
+CLIENTS = ("ctr", "cri")
+
+
+@pytest.fixture(scope="module")
+def containerds(generation: Generation) -> Iterator[tuple[Containerd, Containerd]]:
+    with containerd(generation) as holder, containerd(generation) as puller:
+        yield holder, puller
+
+
+@pytest.fixture
+def nodes(containerds: tuple[Containerd, Containerd], source: Origin) -> Iterator[Pair]:
+    with pair(source, *containerds) as made:
+        yield made
+
+
+@pytest.mark.needs("nft")
+def test_two_nodes_in_namespaces_and_the_origin_off(generation: Generation, fresh_image: Make, tmp_path: Path) -> None:
+    """The first slice: each containerd, mirror and registry in a network of its own."""
+    image = fresh_image()
+    layout = Layout(tmp_path / "origin")
+    image.write(layout)
+    with contextlib.ExitStack() as stack:
+        first, second, third = stack.enter_context(places(3))
+        registry = stack.enter_context(origin(layout, third.host, 5000, tmp_path / "log", third.prefix))
+        nodes = []
+        for here, other in ((first, second), (second, first)):
+            node = stack.enter_context(containerd(generation, prefix=here.prefix))
+            write_hosts(node, "registry.test", ["http://127.0.0.1:5000"], registry.url)
+            setup = Setup(
+                f"containerd:{node.socket}",
+                host="0.0.0.0",
+                registry_port=5000,
+                peer_port=5001,
+                peers=[f"{other.host}:5001"],
+                flags={"resolve_tags": "true"},
+                before=here.prefix,
+            )
+            stack.enter_context(Node(setup))
+            nodes.append(node)
+        pulled = nodes[0].pull("ctr", image.name)
+        assert pulled, pulled
+        registry.off()
+        for client in CLIENTS:
+            pulled = nodes[1].pull(client, image.name)
+            assert pulled, pulled
+            assert nodes[1].has(image.blobs)
+            nodes[1].remove(image.name)
+            eventually(lambda: not nodes[1].has(image.blobs), "the image is gone")
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_an_image_that_a_peer_has_comes_from_it_with_the_origin_off(
+    nodes: Pair, fresh_image: Make, client: str
+) -> None:
+    image = fresh_image(sizes=(20_000, 12_000_000))
+    nodes.hold(image)
+    nodes.origin.off()
+    pulled = nodes.pull(client, image)
+    assert pulled, pulled
+    assert nodes.from_origin() == 0
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_an_image_that_a_peer_has_costs_the_origin_no_body(nodes: Pair, fresh_image: Make, client: str) -> None:
+    image = fresh_image()
+    nodes.hold(image)
+    pulled = nodes.pull(client, image)
+    assert pulled, pulled
+    assert nodes.from_origin() == 0
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_an_image_that_nobody_has_comes_from_the_origin(nodes: Pair, fresh_image: Make, client: str) -> None:
+    image = fresh_image()
+    nodes.publish(image)
+    pulled = nodes.pull(client, image)
+    assert pulled, pulled
+    assert nodes.from_origin() == sum(map(len, image.blobs.values()))
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_an_image_that_is_here_is_pulled_again(nodes: Pair, fresh_image: Make, client: str) -> None:
+    image = fresh_image()
+    nodes.publish(image)
+    assert nodes.pull(client, image)
+    nodes.origin.off()
+    nodes.origin.forget()
+    pulled = nodes.pull(client, image)
+    assert pulled, pulled
+    assert nodes.from_origin() == 0
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_an_image_that_was_removed_is_pulled_again(nodes: Pair, fresh_image: Make, client: str) -> None:
+    image = fresh_image()
+    nodes.hold(image)
+    for _ in range(2):
+        pulled = nodes.pull(client, image)
+        assert pulled, pulled
+        nodes.puller.remove(image.name)
+        eventually(lambda: not nodes.puller.path(image.digest).exists(), "the image is gone")
+    assert nodes.from_origin() == 0
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_tags_go_to_the_origin_and_digests_to_the_mirror_by_default(
+    containerds: tuple[Containerd, Containerd], source: Origin, fresh_image: Make, client: str
+) -> None:
+    image = fresh_image()
+    with pair(source, *containerds, tags=False) as nodes:
+        nodes.hold(image)
+        pulled = nodes.pull(client, image)
+        assert pulled, pulled
+        assert nodes.from_origin() == 0
+        assert {asked.method for asked in nodes.origin.asked()} == {"HEAD"}
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_one_layer_that_no_peer_has_comes_from_the_origin_and_the_others_do_not(
+    nodes: Pair, fresh_image: Make, client: str
+) -> None:
+    image = fresh_image(sizes=(20_000, 300_000, 400_000))
+    nodes.hold(image)
+    lost = list(image.blobs)[4]
+    nodes.holder.path(lost).unlink()
+    pulled = nodes.pull(client, image)
+    assert pulled, pulled
+    assert [asked.reference for asked in nodes.origin.asked() if asked.sent] == [lost]
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_second_pull_of_the_same_image_at_once(nodes: Pair, fresh_image: Make, client: str) -> None:
+    image = fresh_image(sizes=(20_000, 12_000_000))
+    nodes.hold(image)
+    with nodes.puller.pulling(client, image.name) as one, nodes.puller.pulling(client, image.name) as two:
+        for pulled in (one.wait(), two.wait()):
+            assert pulled, pulled
+    nodes.check(image)
+    assert nodes.from_origin() == 0
