@@ -39,11 +39,11 @@ docs: build
 
 bench-quick: build
 	@tools/debian.sh bench
-	$(PYTHON_IN) -m benches --quick $(ARGS)
+	$(PYTHON_IN) -m benches.serve $(ARGS)
 
 bench: build
 	@tools/debian.sh bench
-	$(PYTHON_IN) -m benches $(ARGS)
+	$(PYTHON_IN) -m benches.serve --full $(ARGS)
 
 debug:
 	@tools/venv.sh
