@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 _GENERATED = "src/fastmirror/containerd/api/"
-_ELSEWHERE = (".git", ".venv", "build", "dist", "var", "fastmirror-data", "__pycache__")
+_ELSEWHERE = (".git", ".venv", ".mypy", ".pytest", ".ruff", ".hypothesis", "build", "dist", "var", "fastmirror-data")
 
 
 def files(*suffixes: str, below: str = "", generated: bool = False) -> Iterator[Path]:
@@ -31,11 +32,10 @@ def name(path: Path) -> str:
 
 
 def _names() -> list[str]:
-    if (ROOT / ".git").exists():
-        listing = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-        return subprocess.run(listing, check=True, capture_output=True, text=True).stdout.split("\0")[:-1]
-    return [
-        path.relative_to(ROOT).as_posix()
-        for path in ROOT.rglob("*")
-        if path.is_file() and not any(part.startswith(_ELSEWHERE) for part in path.relative_to(ROOT).parts)
-    ]
+    listing = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    # not in an sdist, without git, or where git thinks that the directory belongs to somebody else
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        if found := subprocess.run(listing, check=True, capture_output=True, text=True).stdout.split("\0")[:-1]:
+            return found
+    names = (path.relative_to(ROOT) for path in ROOT.rglob("*") if path.is_file())
+    return [name.as_posix() for name in names if not any(part.startswith(_ELSEWHERE) for part in name.parts)]
