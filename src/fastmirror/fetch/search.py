@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from fastmirror.observe.metrics import FetchMetrics
 from fastmirror.oci.digest import Digest
 from fastmirror.routing import Holder, Router
+
+log = logging.getLogger(__name__)
 
 
 class Search:
@@ -28,7 +31,7 @@ class Search:
     def begin(self) -> None:
         """Look the digest up (again); no other look-up may be running."""
         self._task = self._loop.create_task(self._run(), name=f"look up {self._digest[:19]}")
-        self._task.add_done_callback(lambda _: self._news.set())
+        self._task.add_done_callback(self._over)
 
     async def more(self) -> bool:
         """Wait for news of the look-up that runs: a holder, or its end. False if none runs."""
@@ -48,6 +51,13 @@ class Search:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait((self._task,))
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self._news.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error(
+                "a look-up failed", exc_info=error, extra={"event": "fetch.lookup_failed", "digest": self._digest}
+            )
 
     async def _run(self) -> None:
         lookup = self._router.find(self._digest)
