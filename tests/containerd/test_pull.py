@@ -33,7 +33,7 @@ def nodes(containerds: tuple[Containerd, Containerd], source: Origin) -> Iterato
         yield made
 
 
-@pytest.mark.needs("nft")
+@pytest.mark.needs("curl")
 def test_two_nodes_in_namespaces_and_the_origin_off(generation: Generation, fresh_image: Make, tmp_path: Path) -> None:
     """The first slice: each containerd, mirror and registry in a network of its own."""
     image = fresh_image()
@@ -59,6 +59,8 @@ def test_two_nodes_in_namespaces_and_the_origin_off(generation: Generation, fres
             nodes.append(node)
         pulled = nodes[0].pull("ctr", image.name)
         assert pulled, pulled
+        url = f"http://127.0.0.1:5000/v2/{image.name.partition('/')[2].replace(':', '/manifests/')}?ns=registry.test"
+        eventually(lambda: first.run("curl", "-sfI", url, check=False).returncode == 0, "its mirror knows the tag")
         registry.off()
         for client in CLIENTS:
             pulled = nodes[1].pull(client, image.name)
@@ -103,6 +105,7 @@ def test_an_image_that_is_here_is_pulled_again(nodes: Pair, fresh_image: Make, c
     image = fresh_image()
     nodes.publish(image)
     assert nodes.pull(client, image)
+    eventually(lambda: nodes.knows(image), "the mirror knows the tag")
     nodes.origin.off()
     nodes.origin.forget()
     pulled = nodes.pull(client, image)

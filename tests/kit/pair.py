@@ -85,6 +85,12 @@ class Pair:
             self.check(image)
         return pulled
 
+    def knows(self, image: Image) -> bool:
+        """Whether the puller's mirror resolves the tag."""
+        assert self.ours is not None
+        repository, _, tag = image.name.partition("/")[2].rpartition(":")
+        return self.ours.ask("HEAD", f"/v2/{repository}/manifests/{tag}?ns=registry.test").status == 200
+
     def check(self, image: Image) -> None:
         """The puller has every byte of the image, and it is right."""
         for digest, content in image.blobs.items():

@@ -1,7 +1,8 @@
 """Keeps a difference-by-difference account of what one namespace of containerd has. Runs in the helper process.
 
-It subscribes before it lists, lists again after every event (not more often than ten times the list's own cost), after
-every lost stream and once a minute, for containerd says nothing about garbage collection and replays no events.
+It subscribes before it lists. After an event it lists the names at once and the content as often as a tenth of its time
+allows; it lists everything after every lost stream and once a minute, for containerd says nothing about garbage
+collection and replays no events.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ SETTLE_SECONDS: Final = 1.0  # a subscription is not confirmed: what happened wh
 RELIST_SECONDS: Final = 60.0
 BEAT_SECONDS: Final = 2.0
 LEAST_PAUSE_SECONDS: Final = 0.1
+NAMES_PAUSE_SECONDS: Final = 0.02
 RETRY_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
 # A file is renamed into place before containerd's record of it is committed, and its labels follow up to 12 ms later.
 LOOK_SECONDS: Final = (0.01, 0.02, 0.05, 0.1, 0.25, 0.6)
@@ -58,6 +60,8 @@ class Watch:
         self._complete = False  # whether the whole state was ever sent
         self._lost: str | None = None
         self._dirty = asyncio.Event()
+        self._names_dirty = asyncio.Event()
+        self._names_lock = asyncio.Lock()
         self._looks: dict[str, tuple[float, int]] = {}  # digest: when to ask, how often it was asked
         self._new_look = asyncio.Event()
         self._looked_up: set[str] = set()  # since the list that is under way began
@@ -95,6 +99,7 @@ class Watch:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._follow(source), name="containerd events")
             group.create_task(self._relist(source), name="containerd lists")
+            group.create_task(self._rename(source), name="containerd names")
             group.create_task(self._answer(source), name="containerd looks")
             group.create_task(self._beat(source), name="containerd heartbeat")
 
@@ -103,6 +108,7 @@ class Watch:
             if event.digest:
                 self.look([event.digest])
             else:
+                self._names_dirty.set()
                 self._dirty.set()
         raise StoreError("containerd ended the stream of events")
 
@@ -120,14 +126,25 @@ class Watch:
             self._looked_up.clear()
             began = loop.time()
             content = await source.content()
-            images = await source.images()
-            self._compare({record.digest: record for record in content}, {image.name: image for image in images})
+            async with self._names_lock:
+                images = await source.images()
+                self._compare({record.digest: record for record in content}, {image.name: image for image in images})
             await asyncio.sleep(max(LEAST_PAUSE_SECONDS, 10 * (loop.time() - began)))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(due):
                     await self._dirty.wait()
             if loop.time() >= due:
                 due = loop.time() + RELIST_SECONDS
+
+    async def _rename(self, source: Source) -> None:
+        while True:
+            await self._names_dirty.wait()
+            self._names_dirty.clear()
+            async with self._names_lock:
+                images = await source.images()
+                if self._complete:
+                    self._compare(dict(self._content), {image.name: image for image in images})
+            await asyncio.sleep(NAMES_PAUSE_SECONDS)
 
     def _compare(self, content: dict[str, ContentRecord], images: dict[str, ImageRecord]) -> None:
         for digest in self._looked_up:  # newer than the list
