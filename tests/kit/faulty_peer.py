@@ -26,6 +26,8 @@ _PATIENCE = 60.0  # seconds that a silent or stalled answer stays open at most: 
 class FaultyPeer:
     """A mirror of the given blobs. ``requests`` records what it was asked; ``plan`` may be changed while it runs.
 
+    ``head_delay``: seconds before a HEAD is answered, so that others are found first.
+
     Owned by a ``with`` block: leaving it closes every connection and joins every thread.
     ``listening=False`` binds the port without listening: connecting is refused.
     """
@@ -36,29 +38,45 @@ class FaultyPeer:
         self.plan = plan
         self.requests: list[Seen] = []
         self.sent = 0
+        self.head_delay = 0.0
         self._content = {"sha256:" + hashlib.sha256(blob).hexdigest(): blob for blob in blobs}
         self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
         self._ended = threading.Event()
         self._lock = threading.Lock()
+        self._acceptor: threading.Thread | None = None
         self._listener = socket.socket()
         self._listener.bind((host, 0))
         self.address: Address = self._listener.getsockname()
         if listening:
             self._listener.listen(128)
-            self._spawn(self._accept)
+            self._acceptor = threading.Thread(target=self._accept, name="faulty peer", daemon=True)
+            self._acceptor.start()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._ended.set()
-        for sock in (self._listener, *tuple(self._open)):
+        _wake(self._listener)
+        if self._acceptor is not None:
+            self._acceptor.join(10)
+        self._hang_up()
+        self._listener.close()
+
+    def drop(self) -> None:
+        """End all connections, and whatever answer is going on; new ones are accepted."""
+        self._ended.set()
+        self._hang_up()
+        self._ended.clear()
+
+    def _hang_up(self) -> None:
+        for sock in tuple(self._open):
             _wake(sock)
-        for thread in self._threads:
+        while self._threads:
+            thread = self._threads.pop()
             thread.join(10)
             assert not thread.is_alive(), "a connection of the faulty peer did not end"
-        self._listener.close()
 
     def __str__(self) -> str:
         return f"{self.address[0]}:{self.address[1]}"
@@ -67,21 +85,16 @@ class FaultyPeer:
         """The GETs so far, of one digest or of all."""
         return [r for r in list(self.requests) if r.method == "GET" and reference in r.reference]
 
-    def _spawn(self, work: Callable[..., None], *arguments: object) -> None:
-        thread = threading.Thread(target=work, args=arguments, name="faulty peer", daemon=True)
-        self._threads.append(thread)
-        thread.start()
-
     def _accept(self) -> None:
-        while not self._ended.is_set():
+        while True:
             try:
                 sock, _ = self._listener.accept()
             except OSError:
                 return
             self._open.add(sock)
-            if self._ended.is_set():  # it came between the wake-up and the flag
-                _wake(sock)
-            self._spawn(self._serve, sock)
+            thread = threading.Thread(target=self._serve, args=(sock,), name="faulty peer", daemon=True)
+            self._threads.append(thread)
+            thread.start()
 
     def _serve(self, sock: socket.socket) -> None:
         data = b""
@@ -118,6 +131,8 @@ class FaultyPeer:
     def _answer(self, sock: socket.socket, seen: Seen) -> bool:
         """Send one answer; False if the connection is to end."""
         content = self._content.get(seen.reference.replace("%3A", ":"))
+        if seen.method == "HEAD":
+            self._ended.wait(self.head_delay)
         fault = self.plan(seen)
         if fault is not None and (early := _EARLY.get(fault.kind)) is not None:
             return early(self, sock, fault)
