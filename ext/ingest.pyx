@@ -113,7 +113,7 @@ cdef class Ingester:
         return 0
 
     def fileno(self):
-        """An eventfd for ``loop.add_reader``: readable when :meth:`collect` has news."""
+        """A descriptor for ``loop.add_reader``: readable when :meth:`collect` has news."""
         self.usable()
         return fm_ingester_fd(self.pool)
 
@@ -148,7 +148,7 @@ cdef class Ingester:
         return job
 
     def collect(self):
-        """The jobs that got bytes or ended since the last call, each once; resets the eventfd. Never blocks."""
+        """The jobs that got bytes or ended since the last call, each once; resets the descriptor. Never blocks."""
         if self.process != getpid():
             self.usable()
         return self.take_news()

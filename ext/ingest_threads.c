@@ -11,6 +11,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -18,7 +19,10 @@ enum {
   PIECE = 256 * 1024, /* bytes of one recv; smaller pieces cost CPU, larger ones gain nothing */
   TURN = 1024 * 1024, /* bytes of one job before other sockets get their turn */
   STACK = 256 * 1024, /* bytes reserved for a thread; a few KiB are touched */
+  PAUSE_NS = 2000000, /* after a collect, before mere progress wakes the loop again; ends wake it at once */
 };
+
+enum { ASLEEP, WAKES_SOON, WAKES_NOW };
 
 typedef struct {
   fm_ingester *ingester;
@@ -28,7 +32,7 @@ typedef struct {
 
 struct fm_ingester {
   int epoll;
-  int wake; /* eventfd towards the loop */
+  int wake; /* timerfd towards the loop */
   int kick; /* eventfd towards the threads: a job is ready, or `stopping`; edge-triggered, so never read */
   int stopping;
   int thread_count;
@@ -37,7 +41,8 @@ struct fm_ingester {
   fm_job *running;
   fm_job *ready, **ready_end;
   fm_job *news, **news_end;
-  int woken; /* `wake` was written and the loop has not collected since */
+  int woken; /* what was done to `wake` since the loop collected: ASLEEP ... */
+  int64_t collected_ns;
 };
 
 static void signal_fd(int fd) {
@@ -53,24 +58,31 @@ static int64_t now_ns(void) {
   return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-/* With the lock held. True: the caller writes `wake` once it has released the lock. */
-static int add_news(fm_ingester *in, fm_job *job) {
+/* Readable at that time of CLOCK_MONOTONIC, which may be past. Two threads may do this in either order: at worst the
+ * loop is woken PAUSE_NS later than it should, or once for nothing. */
+static void wake_loop(fm_ingester *in, int64_t at_ns) {
+  struct itimerspec when = {.it_value = {.tv_sec = at_ns / 1000000000, .tv_nsec = at_ns % 1000000000}};
+  timerfd_settime(in->wake, TFD_TIMER_ABSTIME, &when, NULL);
+}
+
+/* With the lock held. Gives the time for wake_loop, which is called without it; 0: nothing is to be done. */
+static int64_t add_news(fm_ingester *in, fm_job *job, int urgency) {
   if (!job->has_news) {
     job->has_news = 1;
     job->next_news = NULL;
     *in->news_end = job;
     in->news_end = &job->next_news;
   }
-  int first = !in->woken;
-  in->woken = 1;
-  return first;
+  if (in->woken >= urgency) return 0;
+  in->woken = urgency;
+  return urgency == WAKES_NOW ? 1 : in->collected_ns + PAUSE_NS;
 }
 
 static void tell_progress(fm_ingester *in, fm_job *job) {
   pthread_mutex_lock(&in->lock);
-  int first = add_news(in, job);
+  int64_t wake_ns = add_news(in, job, WAKES_SOON);
   pthread_mutex_unlock(&in->lock);
-  if (first) signal_fd(in->wake);
+  if (wake_ns) wake_loop(in, wake_ns);
 }
 
 /* The job must not be touched any more after this: its owner may free it. */
@@ -86,9 +98,9 @@ static void end_job(fm_ingester *in, fm_job *job, int outcome, int error) {
   if (job->previous) job->previous->next = job->next;
   else in->running = job->next;
   __atomic_store_n(&job->outcome, outcome, __ATOMIC_RELEASE);
-  int first = add_news(in, job);
+  int64_t wake_ns = add_news(in, job, WAKES_NOW);
   pthread_mutex_unlock(&in->lock);
-  if (first) signal_fd(in->wake);
+  if (wake_ns) wake_loop(in, wake_ns);
 }
 
 /* Writes and hashes; 0 or the errno of pwrite. What was written before the error counts as received. */
@@ -217,7 +229,7 @@ fm_ingester *fm_ingester_new(int threads) {
   in->ready_end = &in->ready;
   in->news_end = &in->news;
   in->epoll = epoll_create1(EPOLL_CLOEXEC);
-  in->wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+  in->wake = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
   in->kick = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
   in->threads = calloc((size_t)threads, sizeof *in->threads);
   struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.ptr = NULL};
@@ -254,6 +266,7 @@ int fm_ingester_start(fm_ingester *in, fm_job *job) {
 
 fm_job *fm_ingester_collect(fm_ingester *in) {
   uint64_t count;
+  int64_t now = now_ns();
   if (in->wake >= 0) while (read(in->wake, &count, sizeof count) < 0 && errno == EINTR) continue;
   pthread_mutex_lock(&in->lock);
   fm_job *first = in->news;
@@ -264,7 +277,8 @@ fm_job *fm_ingester_collect(fm_ingester *in) {
   }
   in->news = NULL;
   in->news_end = &in->news;
-  in->woken = 0;
+  in->woken = ASLEEP;
+  in->collected_ns = now;
   pthread_mutex_unlock(&in->lock);
   return first;
 }

@@ -1,7 +1,7 @@
 /* Threads that move bytes from sockets into files, hashing them on the way; no Python in here.
  * One epoll is shared by all threads. A job is in the hands of one thread or armed in the epoll (EPOLLONESHOT), never
  * both, so that what is not marked "shared" below has one user at a time.
- * Source: epoll(7), eventfd(2), recv(2), pwrite(2), shutdown(2), pthread_sigmask(3). */
+ * Source: epoll(7), eventfd(2), timerfd_create(2), recv(2), pwrite(2), shutdown(2), pthread_sigmask(3). */
 #ifndef FASTMIRROR_INGEST_THREADS_H
 #define FASTMIRROR_INGEST_THREADS_H
 
@@ -48,7 +48,7 @@ typedef struct fm_ingester fm_ingester;
 /* NULL with errno set if the system refuses a thread, a descriptor or memory. */
 fm_ingester *fm_ingester_new(int threads);
 
-/* Readable when there is something to collect. */
+/* Readable when there is something to collect: at once when a job has ended, at most every 2 ms for mere progress. */
 int fm_ingester_fd(const fm_ingester *ingester);
 
 /* The caller has set owner to prefix_size and zeroed the rest. 0, or the errno of a descriptor that cannot be used. */

@@ -1,8 +1,9 @@
 """What does it cost to bring a body from a socket into a file, with and without its digest?
 
 ``python -m benches.micro.bench_ingest [--directory DIR]``: CPU-s/GiB of the receiving process (all of its threads,
-loop included), median and best, and GiB/s and wake-ups of Python, medians. The sender is another process that uses sendfile from the page cache; both share the
-machine. Beside it: the same work in Python on one thread, and the ingester beside a thread that keeps the GIL busy.
+loop included), median and best; GiB/s and wake-ups of Python per GiB, medians. The sender is another process that uses
+sendfile from the page cache; both share the machine. Beside it: the same work in Python on one thread, and the ingester
+beside a thread that keeps the GIL busy.
 """
 
 from __future__ import annotations

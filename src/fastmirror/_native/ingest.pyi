@@ -67,11 +67,11 @@ class Job:
 class Ingester:
     """Threads that share one epoll: each takes the next readable socket, moves at most 1 MiB, and re-arms it.
 
-    Invariants  Owned: the epoll, the eventfds and the threads, until :meth:`close` (or the last reference).
+    Invariants  Owned: the epoll, two more descriptors and the threads, until :meth:`close` (or the last reference).
                 Borrowed: the descriptors of every job, until it is done.
                 Memory: one 256 KiB buffer for each thread. Signals go to other threads. In a forked child all
                 methods but ``close`` raise RuntimeError, and ``close`` only closes the child's descriptors.
-    Source      epoll(7) (EPOLLONESHOT), eventfd(2), recv(2), pwrite(2).
+    Source      epoll(7) (EPOLLONESHOT), timerfd_create(2), recv(2), pwrite(2).
     """
 
     def __new__(cls, threads: int) -> Self:
@@ -83,7 +83,10 @@ class Ingester:
     def running(self) -> int:
         """Jobs whose end :meth:`collect` has not told yet."""
     def fileno(self) -> int:
-        """An eventfd for ``loop.add_reader``: readable when :meth:`collect` has news. Raises ValueError if closed."""
+        """A descriptor for ``loop.add_reader``: readable when :meth:`collect` has news.
+
+        The end of a job is news at once, mere progress at most every 2 ms. Raises ValueError if closed.
+        """
     def start(
         self, sock_fd: int, file_fd: int, offset: int, length: int, hasher: Hasher | None, prefix: bytes = b""
     ) -> Job:
@@ -97,7 +100,7 @@ class Ingester:
                    open or not a socket; RuntimeError if the hasher is in use. Then nothing has begun.
         """
     def collect(self) -> list[Job]:
-        """The jobs that got bytes or ended since the last call, each once; resets the eventfd. Never blocks.
+        """The jobs that got bytes or ended since the last call, each once; resets the descriptor. Never blocks.
 
         An ended job is told exactly once; after :meth:`close` the jobs that it cancelled are still told.
         """
