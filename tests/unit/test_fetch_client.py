@@ -303,6 +303,16 @@ async def test_idle_connections_are_ended_by_us(rig: Make, monkeypatch: pytest.M
         assert made.client._idle == {}
 
 
+async def test_a_kept_connection_that_the_peer_ends_is_ended_at_once_by_us_too(rig: Make) -> None:
+    made = rig()
+    with FaultyPeer([CONTENT]) as peer:
+        assert isinstance(await made.client.head(peer.address, TARGET, 1.0), Head)
+        (sock,) = peer._open
+        sock.shutdown(socket.SHUT_WR)
+        await until(lambda: not peer._open, "the peer sees our end")
+        assert isinstance(await made.client.head(peer.address, TARGET, 1.0), Head)
+
+
 async def test_out_of_descriptors_is_not_the_peers_fault(rig: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     made = rig()
 

@@ -104,7 +104,7 @@ class PeerClient:
             self._sweeper.cancel()
         for kept in self._idle.values():
             for idle in kept:
-                idle.sock.close()
+                self._end(idle)
         self._idle.clear()
         await self._resolver.close()
 
@@ -220,7 +220,10 @@ class PeerClient:
         if self._closed or len(kept) >= IDLE_PER_PEER:
             sock.close()
             return
-        kept.append(_Idle(sock, self._loop.time()))
+        idle = _Idle(sock, self._loop.time())
+        kept.append(idle)
+        # A peer that ends the connection waits for our end: at once, so that its shutdown need not wait.
+        self._loop.add_reader(sock.fileno(), self._spoke, address, idle)
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(IDLE_SECONDS, self._sweep)
 
@@ -229,6 +232,7 @@ class PeerClient:
         kept = self._idle.get(address)
         while kept:
             sock = kept.pop().sock
+            self._loop.remove_reader(sock.fileno())
             try:
                 sock.recv(1, socket.MSG_PEEK)
             except BlockingIOError:
@@ -238,12 +242,21 @@ class PeerClient:
             sock.close()  # ended by the peer, or it says something that was not asked
         return None
 
+    def _spoke(self, address: Address, idle: _Idle) -> None:
+        """An idle connection ended, or says something that was not asked."""
+        self._end(idle)
+        self._idle[address].remove(idle)
+
+    def _end(self, idle: _Idle) -> None:
+        self._loop.remove_reader(idle.sock.fileno())
+        idle.sock.close()
+
     def _sweep(self) -> None:
         oldest = self._loop.time() - IDLE_SECONDS
         for address, kept in list(self._idle.items()):
             for idle in kept:
                 if idle.since <= oldest:
-                    idle.sock.close()
+                    self._end(idle)
             kept[:] = [idle for idle in kept if idle.since > oldest]
             if not kept:
                 del self._idle[address]
