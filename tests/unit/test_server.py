@@ -11,11 +11,11 @@ import pytest
 
 from fastmirror._native.endpoint import Pace, Reply
 from fastmirror._native.requests import Request
-from fastmirror.config import ServeSettings
+from fastmirror.config import ServeSettings, check
 from fastmirror.errors import ConfigError, StartFailed
 from fastmirror.http.limits import Admission
 from fastmirror.http.message import head
-from fastmirror.http.server import Server, parse_address
+from fastmirror.http.server import Server
 from fastmirror.mirror.answers import refusal_reply
 
 GET = b"GET /v2/ HTTP/1.1\r\nHost: m\r\n\r\n"
@@ -45,7 +45,7 @@ def ok(request: Request) -> Reply:
 
 
 async def connect(server: Server) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    return await asyncio.open_connection(*parse_address(server.addresses[0], "test"))
+    return await asyncio.open_connection(*check.address(server.addresses[0]))
 
 
 async def ask(server: Server) -> bytes:
@@ -98,7 +98,7 @@ async def test_drain_ends_idle_connections_and_waits_for_busy_ones(make: Make) -
         return later()
 
     server = make(answer)
-    where = parse_address(server.addresses[0], "test")
+    where = check.address(server.addresses[0])
     idle_reader, idle_writer = await connect(server)
     busy_reader, busy_writer = await connect(server)
     busy_writer.write(GET)
@@ -143,7 +143,7 @@ async def test_out_of_descriptors_turns_clients_away_and_recovers(make: Make) ->
             except OSError:
                 break
         for client in clients:
-            await loop.sock_connect(client, parse_address(server.addresses[0], "test"))
+            await loop.sock_connect(client, check.address(server.addresses[0]))
             assert await loop.sock_recv(client, 1) == b""
         writer.write(GET)
         assert (await reader.readline()).rstrip() == OK, "a connection that was there before goes on"
@@ -162,15 +162,3 @@ async def test_taken_port_is_told_with_its_setting(make: Make) -> None:
         second.listen(first.addresses[0], "peer_addr")
     with pytest.raises(StartFailed, match=r"peer_addr.*192\.0\.2\.1"):
         second.listen("192.0.2.1:0", "peer_addr")
-
-
-@pytest.mark.parametrize("text", ["", "5000", "a:", "a:99999", "a:-1", "a:٣"])
-def test_address_that_is_none_is_refused_with_its_setting(text: str) -> None:
-    with pytest.raises(ConfigError, match="admin_addr"):
-        parse_address(text, "admin_addr")
-
-
-def test_addresses_of_both_families_are_read() -> None:
-    assert parse_address("127.0.0.1:5000", "x") == ("127.0.0.1", 5000)
-    assert parse_address("[::1]:0", "x") == ("::1", 0)
-    assert parse_address(":5000", "x") == ("", 5000)

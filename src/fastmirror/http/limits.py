@@ -37,10 +37,12 @@ class Admission:
         return self.total >= self._most
 
     def opened(self, address: str) -> None:
+        """A connection was taken."""
         self.total += 1
         self._open[address] += 1
 
     def closed(self, address: str) -> None:
+        """A connection that was taken has ended."""
         self.total -= 1
         self._open[address] -= 1
         if not self._open[address]:

@@ -15,7 +15,7 @@ from typing import Final
 from fastmirror._native.connection import Connection
 from fastmirror._native.endpoint import Endpoint, Pace, Reply, Stats
 from fastmirror._native.requests import Refusal
-from fastmirror.config import ServeSettings
+from fastmirror.config import ServeSettings, check
 from fastmirror.errors import ConfigError, StartFailed
 from fastmirror.http.limits import Admission
 from fastmirror.http.message import Answer
@@ -27,15 +27,6 @@ ACCEPTS_PER_TURN: Final = 64
 TICK_SECONDS: Final = 0.5
 _OUT_OF_FILES: Final = (errno.EMFILE, errno.ENFILE)
 _NO_RESOURCES: Final = (*_OUT_OF_FILES, errno.ENOBUFS, errno.ENOMEM)
-
-
-def parse_address(text: str, setting: str) -> tuple[str, int]:
-    """Split ``HOST:PORT`` or ``[V6]:PORT``. Raises ConfigError that names ``setting``."""
-    host, colon, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not port.isdecimal() or not port.isascii() or int(port) > 65535:
-        raise ConfigError(f"{setting}: {text!r} is not HOST:PORT (such as 127.0.0.1:5000 or [::1]:5000)")
-    return host, int(port)
 
 
 class Server:
@@ -86,7 +77,7 @@ class Server:
 
         Raises StartFailed (port taken, address not ours) that names ``setting``.
         """
-        host, port = parse_address(address, setting)
+        host, port = check.address(address)
         try:
             found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         except OSError as error:
@@ -197,11 +188,11 @@ class Server:
     def _answer_safely(self, request: object) -> Reply | Awaitable[Reply]:
         try:
             return self._answer(request)  # type: ignore[arg-type]
-        except Exception:
-            return self._bug()
+        except Exception as error:  # noqa: BLE001 - one request's defect ends that request only
+            return self._bug(error)
 
-    def _bug(self) -> Reply:
-        log.exception("a request could not be answered", extra={"event": "http.answer_failed"})
+    def _bug(self, error: Exception) -> Reply:
+        log.error("a request could not be answered", exc_info=error, extra={"event": "http.answer_failed"})
         return self._refuse(Refusal(500, "a defect in fastmirror; its log has the details", True))
 
     def _spawn(self, answer: Awaitable[Reply], connection: Connection) -> asyncio.Task[None]:
@@ -213,8 +204,8 @@ class Server:
     async def _deliver(self, answer: Awaitable[Reply], connection: Connection) -> None:
         try:
             reply = await answer
-        except Exception:
-            reply = self._bug()
+        except Exception as error:  # noqa: BLE001
+            reply = self._bug(error)
         connection.deliver(reply)
 
     def _tick(self) -> None:

@@ -1,4 +1,7 @@
-"""Heads and bodies of every answer. Source: OCI distribution-spec, "Pulling blobs", "Pulling manifests", "Error Codes"."""
+"""Heads and bodies of every answer.
+
+Source: OCI distribution-spec, "Pulling blobs", "Pulling manifests", "Error Codes".
+"""
 
 from __future__ import annotations
 
@@ -69,7 +72,8 @@ def error_reply(error: RegistryError) -> Reply:
 
 def refusal_reply(refusal: Refusal) -> Reply:
     """The answer to a request that never became one."""
-    return _json_error(refusal.status, _REFUSAL_CODES.get(refusal.status, "NAME_INVALID"), refusal.message, "", refusal.close)
+    code = _REFUSAL_CODES.get(refusal.status, "NAME_INVALID")
+    return _json_error(refusal.status, code, refusal.message, "", refusal.close)
 
 
 def _json_error(status: int, code: str, message: str, detail: str, close: bool = False) -> Reply:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from fastmirror.errors import ConfigError
+from fastmirror.errors import ConfigError, NameInvalid
 from fastmirror.oci.reference import normalize_registry
 
 
@@ -40,7 +40,7 @@ def _pattern(text: str, setting: str) -> re.Pattern[str]:
     below = repository.endswith("*") and (repository == "*" or repository.endswith("/*"))
     try:
         registry = normalize_registry(registry)
-    except Exception:
+    except NameInvalid:
         raise ConfigError(f"{setting}: {text!r} does not begin with a registry (docker.io, quay.io/team/*)") from None
     stem = repository[:-1] if below else repository
     if "*" in stem or (slash and not repository):

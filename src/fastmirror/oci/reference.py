@@ -13,7 +13,8 @@ TAG: Final = r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}"
 
 _REPOSITORY: Final = re.compile(REPOSITORY, re.ASCII)
 _TAG: Final = re.compile(TAG, re.ASCII)
-_REGISTRY: Final = re.compile(r"(?:[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?|\[[0-9a-fA-F:.]+\])(?::[0-9]{1,5})?", re.ASCII)
+_HOST: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?|\[[0-9a-fA-F:.]+\]"
+_REGISTRY: Final = re.compile(rf"(?:{_HOST})(?::[0-9]{{1,5}})?", re.ASCII)
 _DOCKER_HUB: Final = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"})
 _MAX_NAME: Final = 255  # registry, slash and repository together, as containerd and distribution have it
 
