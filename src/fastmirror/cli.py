@@ -83,13 +83,21 @@ def _load(config: str | None, given: dict[str, Any]) -> Loaded:
 
 
 @fastmirror.command()
+@click.option("--supervise", is_flag=True, help="Run in a child that is started again when it dies or is stuck.")
 @settings_options()
-def serve(config: str | None, **given: Any) -> None:
+def serve(supervise: bool, config: str | None, **given: Any) -> int:
     """Serve this node's images to its containerd and to other nodes."""
     settings = _load(config, given).settings
+    if supervise:
+        from fastmirror import supervisor
+        from fastmirror.observe import log
+
+        log.setup(settings.log.log_level)
+        return supervisor.supervise([argument for argument in sys.argv[1:] if argument != "--supervise"])
     from fastmirror import daemon  # here, so that the other commands start without the server
 
     daemon.run(settings)
+    return 0
 
 
 @fastmirror.command("import")

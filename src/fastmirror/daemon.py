@@ -40,6 +40,7 @@ from fastmirror.mirror.remote import Remote
 from fastmirror.observe import log as logs
 from fastmirror.observe.lag import watch_lag
 from fastmirror.observe.metrics import Metrics, PullMetrics
+from fastmirror.observe.notify import Notifier
 from fastmirror.oci.pull import Pull
 from fastmirror.routing import Key, Peer, Router
 from fastmirror.routing.static import StaticRouter
@@ -107,16 +108,21 @@ class Node:
             store = _open_stores(self.settings, self.readiness)
             closing.callback(store.close)
             self._build(store, closing)
+            notifier = Notifier()
+            closing.callback(notifier.close)
             async with asyncio.TaskGroup() as group:
                 parts = [
                     group.create_task(store.run(), name="store"),
                     group.create_task(watch_lag(self.metrics.node.loop_lag_seconds.at()), name="lag"),
+                    group.create_task(notifier.beat(), name="watchdog"),
                 ]
                 if self.router is not None:
                     parts.append(group.create_task(self.router.run(), name="router"))
                     closing.callback(_announce(store, self.router))
                 self._say_serving()
+                notifier.say("READY=1")
                 await stop.wait()
+                notifier.say("STOPPING=1")
                 await self._drain(store)
                 for part in parts:
                     part.cancel()
@@ -142,7 +148,7 @@ class Node:
         closing.push_async_callback(self.admin.close)
         closing.callback(store.subscribe(self._forget_answers))
         self._measure(store, admission, {"registry": for_clients, "peer": for_peers})
-        self.registry.listen(serve.registry_addr, "registry_addr")
+        self.registry.listen(serve.registry_addr, "registry_addr", same_node=True)
         self.peer.listen(serve.peer_addr, "peer_addr")
         self.admin.listen(serve.admin_addr, "admin_addr")
 

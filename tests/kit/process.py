@@ -118,6 +118,12 @@ def _parse(line: str) -> dict[str, Any] | None:
     return event if isinstance(event, dict) and {"level", "event"} <= event.keys() else None
 
 
+def environment() -> dict[str, str]:
+    """What a process of ours gets: this checkout to import from, and no settings of the machine."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("FASTMIRROR_")}
+    return {**kept, "PYTHONPATH": os.pathsep.join(filter(None, (*_PATHS, kept.get("PYTHONPATH", ""))))}
+
+
 class Node:
     """A running ``fastmirror serve``. Owned by a ``with`` block, which stops it and checks its exit and its log.
 
@@ -127,14 +133,12 @@ class Node:
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
         self.expected: set[str] = set()
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("FASTMIRROR_")}
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (*_PATHS, environment.get("PYTHONPATH", ""))))
         self._process = subprocess.Popen(
             setup.command(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            env=environment,
+            env=environment(),
         )
         assert self._process.stderr is not None
         self.log = Log(self._process.stderr)
