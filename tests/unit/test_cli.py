@@ -53,7 +53,7 @@ def test_every_setting_is_a_flag_of_serve_with_its_help_default_and_variable():
         assert option.help is not None
         assert option.help.startswith(field.help)
         assert field.variable in option.help
-    assert set(options) == {field.name for field in fields()} | {"config"}
+    assert set(options) == {field.name for field in fields()} | {"config", "supervise"}
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_version_prints_what_runs(run):
     ("args", "said"),
     [
         (("serve", "--grace"), "requires an argument"), (("serve", "--grace", "x"), "grace: expected seconds"),
-        (("serve", "--peers", "x"), "peers: expected HOST:PORT"), (("serve", "--pers", "x"), "Did you mean '--peers'?"),
+        (("serve", "--peers", "x"), "peers: expected HOST:PORT"), (("serve", "--pers", "x"), "'--peers'"),
         (("srve",), "Did you mean 'serve'?"), (("import",), "Missing argument"), (("version", "-o", "xml"), "xml"),
         (("serve", "--config", "no.toml"), "cannot read"), (("import", "x.tar", "--name", "UPPER"), "(from --name)"),
         (("import", "x.tar", "y.tar", "--name", "a"), "one by one"), (("serve", "--peers", "a\nb:1"), r"a\nb:1"),
