@@ -72,6 +72,7 @@ def test_nothing_secret_or_unreadable_is_logged(node: Node, ordinary: dict[str, 
     assert node.log.problems() == []
 
 
+@pytest.mark.needs("strace", "root")
 def test_no_request_reaches_outside_the_store(catalogue_store: Path, tmp_path: Path) -> None:
     """No connection to what ``ns`` names, no file but the store's, nothing written."""
     before = sorted(path for path in catalogue_store.rglob("*"))

@@ -26,9 +26,8 @@ def pytest_report_header() -> str:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "generation" in metafunc.fixturenames:
         found = generations()
-        metafunc.parametrize("generation", found or [_NONE], ids=str, scope="module")
-        if not found:
-            metafunc.definition.add_marker(pytest.mark.needs("root", "containerd", "runc"))
+        none = pytest.param(_NONE, marks=pytest.mark.needs("root", "containerd", "runc"))
+        metafunc.parametrize("generation", found or [none], ids=str, scope="module")
 
 
 @pytest.fixture

@@ -163,7 +163,8 @@ def _replace(path: Path, state: FileState) -> None:
     try:
         if state.link is not None:
             os.symlink(state.link, temporary)
-            os.chown(temporary, state.uid, state.gid, follow_symlinks=False)
+            if os.geteuid() == 0:
+                os.chown(temporary, state.uid, state.gid, follow_symlinks=False)
             os.utime(temporary, ns=(state.mtime_ns, state.mtime_ns), follow_symlinks=False)
         else:
             _write(temporary, state)
@@ -179,7 +180,7 @@ def _write(path: Path, state: FileState) -> None:
     with open(fd, "wb") as file:
         file.write(state.content)
         file.flush()
-        if (state.uid, state.gid) != (os.geteuid(), os.getegid()):
+        if os.geteuid() == 0:  # nobody else may give files away, chown(2): what he makes is his
             os.fchown(fd, state.uid, state.gid)
         os.fchmod(fd, state.mode)  # after fchown, which takes set-id bits away
         os.fsync(fd)
