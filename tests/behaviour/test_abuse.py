@@ -18,7 +18,7 @@ from tests.kit.invariants import Witness, assert_invariants, assert_same
 from tests.kit.layout import Layout, digest_of
 from tests.kit.process import Node, start
 from tests.kit.puller import Puller
-from tests.kit.waiting import NOISE, eventually
+from tests.kit.waiting import NOISE, eventually, let_pass
 from tests.kit.wire import End, Wire, ask, build_request
 
 LARGE = blob(8 * 1024 * 1024, 21)
@@ -112,7 +112,7 @@ def test_clients_at_a_byte_a_second_cost_little_memory_and_keep_their_transfer(n
             wire.send(build_request("GET", f"/v2/a/blobs/{huge[0]}"))
             assert wire.head()[0] == 200
         for _ in range(3):
-            time.sleep(1.0)
+            let_pass(1.0, "the second per byte")
             for wire in wires:
                 assert wire.sock.recv(1) == b"\0"
         assert proc.pss_kib(node.pid) - before < SLOW * 256
@@ -127,7 +127,7 @@ def test_a_slow_client_that_becomes_fast_gets_every_byte(node: Node) -> None:
         wire.send(build_request("GET", LARGE_TARGET))
         for _ in range(20):
             wire.fill(len(wire.buffer) + 1)
-            time.sleep(0.01)
+            let_pass(0.01, "the slow client's pace")
         assert_same(wire.answer().body, LARGE)
 
 

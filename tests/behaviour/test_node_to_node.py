@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,7 +18,7 @@ from tests.kit.layout import Layout, digest_of, image
 from tests.kit.metrics import metric
 from tests.kit.process import Node, start
 from tests.kit.puller import Puller, PullFailed
-from tests.kit.waiting import NOISE, eventually
+from tests.kit.waiting import NOISE, eventually, let_pass
 from tests.kit.wire import End, Wire, build_request
 
 LAYER = blob(20 * 1024 * 1024, 41)
@@ -161,7 +160,7 @@ def test_a_slow_reader_gets_true_bytes_long_after_the_fetch_was_over(trio: Trio)
         for data in make():
             for content in data.blobs:
                 assert others.fetch(data.repository, digest_of(content, data.algorithm), len(content)) == content
-        time.sleep(0.5)  # longer than the grace of a fetch without readers
+        let_pass(0.5, "the grace of a fetch without readers")
         assert_same(wire.answer().body, LAYER)
     settled(trio.third)
 

@@ -19,7 +19,7 @@ from tests.kit.content import blob
 from tests.kit.invariants import Witness, assert_invariants, assert_same
 from tests.kit.layout import Layout
 from tests.kit.process import Node, start
-from tests.kit.waiting import NOISE, eventually
+from tests.kit.waiting import NOISE, eventually, let_pass
 from tests.kit.wire import End, Wire, build_request
 
 LARGE = blob(8 * 1024 * 1024, 1)
@@ -47,7 +47,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 def cpu_while(pid: int, seconds: float) -> float:
     """CPU time that the process uses while the given time passes."""
     before = proc.cpu_seconds(pid)
-    time.sleep(seconds)
+    let_pass(seconds, "the process at work, or idle")
     return proc.cpu_seconds(pid) - before
 
 
@@ -219,7 +219,7 @@ def test_a_range_pushes_little_ahead_of_its_reader(store: Store) -> None:
         wire.send(build_request("GET", store.huge, Range="bytes=0-"))
         wire.fill(1024 * 1024)
         sent = eventually(lambda: _body_bytes(store.node) or None, "the counter of sent bytes")
-        time.sleep(0.2)
+        let_pass(0.2, "whatever the server still pushes")
         ahead = _waiting(wire.sock)
         assert ahead < 4 * 1024 * 1024, (ahead, sent)
 

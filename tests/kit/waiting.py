@@ -23,3 +23,10 @@ def eventually(probe: Callable[[], T], what: str, seconds: float = 10.0, every: 
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s: {what} (last: {value!r})")
         time.sleep(every)
+
+
+def let_pass(seconds: float, what: str) -> None:
+    """Let time pass in which ``what`` goes on or is not to happen. Where there is an event to wait for, wait for that."""
+    if not what:
+        raise ValueError("say what the time is for")
+    time.sleep(seconds)
