@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +34,12 @@ LAYER = blob(1_000_000, 1)
 SMALL = blob(50_000, 2)
 CUT = 400_000
 STALL = 0.3
-SETTINGS: dict[str, Any] = {"whole_bytes": WHOLE, "holdback_bytes": HOLDBACK, "stall_timeout": STALL, "lookup_timeout": 1.0}
+SETTINGS: dict[str, Any] = {
+    "whole_bytes": WHOLE,
+    "holdback_bytes": HOLDBACK,
+    "stall_timeout": STALL,
+    "lookup_timeout": 1.0,
+}
 
 
 def target(content: bytes) -> str:
@@ -317,3 +323,57 @@ async def test_what_a_peer_sends_after_the_body_is_not_taken_for_the_next_answer
             assert_whole(await node.ask(target(LAYER)), LAYER, 1.0)
             assert_whole(await node.ask(target(SMALL)), SMALL, 1.0)
             assert node.parts.book.outcomes[PeerOutcome.GARBLED] == 0
+
+
+# ---- everything at once
+
+HONEST = [
+    None,
+    None,
+    faults.silent(),
+    faults.half_status(),
+    faults.status(404),
+    faults.status(503),
+    faults.garbage(),
+    faults.chunked(),
+    faults.truncate(0),
+    faults.truncate(CUT),
+    faults.reset(10_000),
+    faults.stall(CUT),
+    faults.no_range(),
+    faults.wrong_range(5),
+    faults.extra(10),
+    faults.wrong_length(-5),
+]
+
+
+@pytest.mark.parametrize("lies", [False, True], ids=["honest", "lying"])
+@pytest.mark.parametrize("seed", range(3))
+async def test_whatever_peers_do_no_wrong_content_is_complete_and_nothing_is_left(
+    tmp_path: Path, seed: int, lies: bool
+) -> None:
+    chance = random.Random(seed)
+    choices = [*HONEST, *((faults.corrupt(3), faults.corrupt(700_000)) if lies else ())]
+
+    def plan(seen: Seen) -> Fault | None:
+        return chance.choice(choices)
+
+    settings: dict[str, Any] = {**SETTINGS, "stall_timeout": 0.1, "lookup_timeout": 0.1, "first_byte_timeout": 0.1}
+    with FaultyPeer([LAYER, SMALL], plan) as one, FaultyPeer([LAYER, SMALL], plan) as two:
+        async with fetching(tmp_path, [one.address, two.address], grace=0.01, **settings) as node:
+            loop = asyncio.get_running_loop()
+            for _ in range(15):
+                content = chance.choice([LAYER, SMALL])
+                start = chance.choice([0, 0, 1, 30_000, 49_999])
+                fields = {"Range": f"bytes={start}-"} if start else {}
+                async with asyncio.TaskGroup() as group:
+                    tasks = [group.create_task(node.ask(target(content), **fields)) for _ in range(3)]
+                for answer in (task.result() for task in tasks):
+                    assert answer.end is not End.RST
+                    assert_legal(answer)
+                    assert answer.status in (200, 206, 404)
+                    if answer.complete or not lies or content is SMALL:
+                        assert_prefix(answer, content, start)
+                for peer in (one, two):  # no rest for them, so that every round has peers
+                    node.parts.book.note(Peer(*peer.address), PeerOutcome.GOT, loop.time())
+            await until(lambda: node.parts.room.used == 0, "the spools are gone")

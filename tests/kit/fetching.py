@@ -19,10 +19,12 @@ from fastmirror.mirror.app import Elsewhere, Mirror
 from fastmirror.mirror.filters import Filters
 from fastmirror.mirror.local import Local
 from fastmirror.mirror.remote import Remote
+from fastmirror.oci.digest import Digest
 from fastmirror.routing import Key, Lookup, Peer, Router
 from fastmirror.routing.memory import Directory, MemoryRouter
 from fastmirror.routing.static import StaticRouter
 from fastmirror.store.memory import MemoryStore
+from tests.kit.invariants import assert_prefix
 from tests.kit.waiting import NOISE
 from tests.kit.wire import Address, Answer, Wire, build_request, parse_address
 
@@ -79,6 +81,26 @@ class FetchingNode:
         await self.parts.close()
         assert self.parts.room.used == 0, "a spool was left behind"
         assert self.table.active == 0
+
+
+def blob_target(content: bytes) -> str:
+    """The request target of a blob."""
+    return f"/v2/team/app/blobs/{Digest.of(content)}"
+
+
+def is_all(answer: Answer, content: bytes) -> bool:
+    """Whether the answer is the whole content. To be asserted alone: then a failure does not show the bytes."""
+    assert_prefix(answer, content)
+    return answer.status == 200 and len(answer.body) == len(content)
+
+
+def start_reading(node: FetchingNode, content: bytes, count: int, **fields: str) -> tuple[Wire, bytes]:
+    """Open a connection, ask for a blob and read ``count`` bytes of it. In a thread: the loop must go on."""
+    wire = node.wire()
+    wire.send(build_request("GET", blob_target(content), **fields))
+    wire.head()
+    wire.fill(count)
+    return wire, wire.take(count)
 
 
 async def until(probe: Callable[[], object], what: str, seconds: float = 5.0) -> None:

@@ -93,6 +93,10 @@ def test_what_is_no_clean_answer_is_garbled(raw):
     assert found is GARBLED or (isinstance(found, Head) and part_of(found, WHOLE) is GARBLED)
 
 
+def test_fields_that_mean_nothing_here_may_come_twice():
+    assert part_of(head(200, "Content-Length: 7", "Via: a", "Via: b"), WHOLE) == Part(Span(0, 7), 7)
+
+
 def test_a_whole_answer_tells_its_size():
     assert part_of(head(200, "Content-Length: 7"), WHOLE) == Part(Span(0, 7), 7)
     assert part_of(head(200, "Content-Length: 7"), WHOLE._replace(size=7)) == Part(Span(0, 7), 7)

@@ -105,7 +105,7 @@ class LayerFetch:
 
     def _found(self, holder: Holder) -> None:
         if not self._sources.add(holder, self._told_size):
-            extra = {"event": "fetch.size_disagreed", "peer": holder.peer, "bytes": holder.size}
+            extra = {"event": "fetch.size_disagreed", "peer": str(holder.peer), "bytes": holder.size}
             log.info(
                 "a peer has another size for a digest than its manifest", extra=extra | {"digest": self.want.digest}
             )
@@ -186,7 +186,7 @@ class LayerFetch:
         log.debug(
             "a peer's part ended",
             extra={
-                "event": "fetch.peer_ended", "digest": self.want.digest, "peer": peer, "outcome": outcome,
+                "event": "fetch.peer_ended", "digest": self.want.digest, "peer": str(peer), "outcome": outcome,
                 "start": start, "bytes": received,
             },
         )  # fmt: skip

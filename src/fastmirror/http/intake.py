@@ -11,7 +11,7 @@ from fastmirror.oci.span import Span
 
 
 class Order(NamedTuple):
-    """What ``Ingester.start`` is to do: a span of a file, from a socket; ``prefix`` of it came with the head already."""
+    """What ``Ingester.start`` is to do: a span of a file, from a socket; ``prefix`` of it came with the head."""
 
     sock_fd: int
     file_fd: int

@@ -54,8 +54,13 @@ class Part(NamedTuple):
     size: int
 
 
+_ONCE: Final = frozenset(
+    {b"content-length", b"content-range", b"content-encoding", b"transfer-encoding", b"docker-content-digest"}
+)
+
+
 class _Fields:
-    """httptools' callbacks for one head. A field that comes twice leaves ``repeated`` set."""
+    """httptools' callbacks for one head. A field that means something here and comes twice leaves ``repeated`` set."""
 
     def __init__(self) -> None:
         self.fields: dict[bytes, bytes] = {}
@@ -63,7 +68,7 @@ class _Fields:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
-        self.repeated = self.repeated or name in self.fields
+        self.repeated = self.repeated or (name in _ONCE and name in self.fields)
         self.fields[name] = value
 
 

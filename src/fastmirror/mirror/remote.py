@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from functools import partial
 from typing import Final
 
 from fastmirror.errors import RegistryError
 from fastmirror.fetch.layer import LayerFetch, Stage
+from fastmirror.fetch.spool import Spool
 from fastmirror.fetch.table import FetchTable
 from fastmirror.fetch.tags import agreed_target
 from fastmirror.fetch.tap import NoBody, Tap
@@ -22,6 +24,8 @@ from fastmirror.oci.digest import Digest
 from fastmirror.oci.manifest import parse_manifest
 from fastmirror.oci.pull import Pull
 from fastmirror.oci.span import Span, span_for
+
+log = logging.getLogger(__name__)
 
 ANSWER_SECONDS: Final = 10.0
 """The longest that a client waits for a status line while content comes, but slowly: containerd has a next host, and
@@ -80,7 +84,7 @@ class Remote:
                 raise pull.unknown("no peer has it")
             spool = tap.fetch.spool
             assert spool is not None
-            return spool.read(0, spool.size)
+            return _read(spool, 0, spool.size, pull)
 
     # ---- blobs
 
@@ -118,7 +122,7 @@ class Remote:
         head = answers.blob_head(digest, size, span, pull.registry)
         start, stop = span or (0, size)
         if stop - start <= SMALL_BYTES and fetch.stage is Stage.VERIFIED:
-            return Reply(head, fetch.spool.read(start, stop), done=done)
+            return Reply(head, _read(fetch.spool, start, stop, pull), done=done)
         tap.open(partial(self._cut, digest))
         return Reply(head, body=tap, start=start, stop=stop, done=done)
 
@@ -162,6 +166,14 @@ class Remote:
         if tap is None:
             raise pull.unknown("this node fetches as much as it may already")
         return contextlib.closing(tap)
+
+
+def _read(spool: Spool, start: int, stop: int, pull: Pull) -> bytes:
+    try:
+        return spool.read(start, stop)
+    except OSError as error:
+        log.warning("the spool cannot be read: %s", error, extra={"event": "mirror.spool_failed"})
+        raise pull.unknown("this node cannot read its own disk") from None
 
 
 def _known_size(fetch: LayerFetch) -> int | None:
