@@ -26,7 +26,7 @@ def eventually(probe: Callable[[], T], what: str, seconds: float = 10.0, every: 
 
 
 def let_pass(seconds: float, what: str) -> None:
-    """Let time pass in which ``what`` goes on or is not to happen. Where there is an event to wait for, wait for that."""
+    """Let time pass in which ``what`` goes on or must not happen. Where there is an event to wait for, wait for it."""
     if not what:
         raise ValueError("say what the time is for")
     time.sleep(seconds)

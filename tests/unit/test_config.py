@@ -117,7 +117,7 @@ WRONG_VALUES = [
     ("store", "./data", "oci:./data"), ("store", "s3:bucket", "oci:DIR"), ("store", "oci:", "directory"),
     ("store", "", "at least one"), ("default_registry", "https://docker.io", "host"),
     ("resolve_tags", "perhaps", "true or false"), ("allow", "https://docker.io", "scheme"),
-    ("deny", "quay.io/Team", "lower case"),
+    ("deny", "registry.example/Team", "lower case"),
 ]  # fmt: skip
 
 
@@ -190,7 +190,9 @@ def _texts(field: Field) -> st.SearchStrategy[Any]:
         "HOST:PORT": addresses,
         "HOST": st.sampled_from(["docker.io", "registry.example:5000", "[::1]:5000", ""]),
         "STORE": st.text(string.ascii_letters + "/._- ", min_size=1).map(lambda text: f"oci:/{text.strip()}"),
-        "PATTERN": st.sampled_from(["docker.io", "quay.io/team/*", "quay.io/team/app", "localhost:5000/*"]),
+        "PATTERN": st.sampled_from(
+            ["docker.io", "registry.example/team/*", "registry.example/team/app", "localhost:5000/*"]
+        ),
         "true/false": st.sampled_from(["true", "false"]),
         "NAMESPACE": st.sampled_from(["k8s.io", "moby", "default"]),
         "DIR": st.text(string.ascii_letters + "/._-").map(str.strip),
@@ -265,7 +267,19 @@ def test_a_namespace_that_containerd_would_refuse_is_refused(text):
 
 @pytest.mark.parametrize(
     "text",
-    ["docker.io", "quay.io/team/*", "quay.io/*", "h:5000/a/b", "*", "q/a*", "q/*/b", "q/", "q//a", "Q.io/a", "q/A"],
+    [
+        "docker.io",
+        "registry.example/team/*",
+        "registry.example/*",
+        "h:5000/a/b",
+        "*",
+        "q/a*",
+        "q/*/b",
+        "q/",
+        "q//a",
+        "Q.io/a",
+        "q/A",
+    ],
 )
 def test_a_pattern_that_is_accepted_is_one_that_the_filters_understand(text):
     try:

@@ -60,7 +60,8 @@ class StoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = "k8s.io"
     all_namespaces: Annotated[Switch, _help("serve by digest what only other namespaces have, too")] = False
     allow: Annotated[
-        tuple[Pattern, ...], _help("serve only content of these registries or repositories (docker.io, quay.io/team/*)")
+        tuple[Pattern, ...],
+        _help("serve only content of these registries or repositories (docker.io, registry.example/team/*)"),
     ] = ()
     deny: Annotated[
         tuple[Pattern, ...], _help("never serve content that only these registries or repositories have")

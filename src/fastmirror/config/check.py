@@ -127,9 +127,13 @@ def pattern(text: str) -> str:
     """A registry, a registry and a repository, or either followed by ``/*`` for all below it."""
     host, slash, repository = text.partition("/")
     if not host or "//" in text:
-        raise ValueError("expected a registry or repository such as docker.io or quay.io/team/*, without a scheme")
+        raise ValueError(
+            "expected a registry or repository such as docker.io or registry.example/team/*, without a scheme"
+        )
     registry(host)
     stem = f"/{repository}".removesuffix("/*").removeprefix("/")
     if slash and (not repository or (stem and _REPOSITORY.fullmatch(stem) is None)):
-        raise ValueError("expected a repository in lower case, such as quay.io/team/app, with * as the last part only")
+        raise ValueError(
+            "expected a repository in lower case such as registry.example/team/app, with * only as its last part"
+        )
     return text

@@ -41,10 +41,12 @@ def _pattern(text: str, setting: str) -> re.Pattern[str]:
     try:
         registry = normalize_registry(registry)
     except NameInvalid:
-        raise ConfigError(f"{setting}: {text!r} does not begin with a registry (docker.io, quay.io/team/*)") from None
+        raise ConfigError(
+            f"{setting}: {text!r} does not begin with a registry (docker.io, registry.example/team/*)"
+        ) from None
     stem = repository[:-1] if below else repository
     if "*" in stem or (slash and not repository):
-        raise ConfigError(f"{setting}: {text!r}: '*' can only be the last component, as in quay.io/team/*")
+        raise ConfigError(f"{setting}: {text!r}: '*' can only be the last component, as in registry.example/team/*")
     if not slash or repository == "*":
         return re.compile(re.escape(registry) + "/.+")
     return re.compile(re.escape(f"{registry}/{stem}") + (".+" if below else ""))
