@@ -39,7 +39,7 @@ class Server(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
 
-    def data_received(self, data: bytes) -> None:  # noqa: ARG002 - asyncio's
+    def data_received(self, data: bytes) -> None:
         self.transport.write(ANSWER)  # type: ignore[attr-defined]
 
 

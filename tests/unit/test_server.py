@@ -12,7 +12,7 @@ import pytest
 from fastmirror._native.endpoint import Pace, Reply
 from fastmirror._native.requests import Request
 from fastmirror.config import ServeSettings, check
-from fastmirror.errors import ConfigError, StartFailed
+from fastmirror.errors import StartFailed
 from fastmirror.http.limits import Admission
 from fastmirror.http.message import head
 from fastmirror.http.server import Server
@@ -61,9 +61,7 @@ async def test_server_answers_on_the_port_it_says(make: Make) -> None:
     assert await ask(make(ok)) == OK
 
 
-async def test_answer_that_raises_is_a_500_and_the_server_goes_on(
-    make: Make, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_answer_that_raises_is_a_500_and_the_server_goes_on(make: Make, caplog: pytest.LogCaptureFixture) -> None:
     async def later() -> Reply:
         raise ZeroDivisionError
 

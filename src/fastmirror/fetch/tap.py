@@ -88,7 +88,7 @@ class NoBody:
         self._cut(position)
         return -1
 
-    def wait(self, position: int, wake: Callable[[], None]) -> None:  # noqa: ARG002
+    def wait(self, position: int, wake: Callable[[], None]) -> None:
         """See ``FileBody.wait``."""
         raise AssertionError("a body without bytes is never waited for")
 

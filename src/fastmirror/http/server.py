@@ -16,7 +16,7 @@ from fastmirror._native.connection import Connection
 from fastmirror._native.endpoint import Endpoint, Pace, Reply, Stats
 from fastmirror._native.requests import Refusal
 from fastmirror.config import ServeSettings, check
-from fastmirror.errors import ConfigError, StartFailed
+from fastmirror.errors import StartFailed
 from fastmirror.http.limits import Admission
 from fastmirror.http.message import Answer
 

@@ -36,7 +36,7 @@ class Blob:
         """How many bytes there are from ``position`` on."""
         return self.size - position
 
-    def wait(self, position: int, wake: Callable[[], None]) -> None:  # noqa: ARG002 - the protocol's names
+    def wait(self, position: int, wake: Callable[[], None]) -> None:
         """Never called: all bytes are there."""
         raise AssertionError("a blob is never waited for: all its bytes are there")
 
