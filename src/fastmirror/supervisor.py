@@ -54,6 +54,8 @@ class Supervisor:
             while True:
                 began = time.monotonic()
                 code, served = self._run_one(ears, "@" + name)
+                if self._stopping and code in (-signal.SIGTERM, -signal.SIGINT):
+                    return 0  # it was told to end before it had come to listen for that
                 if self._stopping or (code >= 0 and not served):
                     return code if code >= 0 else 128 - code
                 deaths = 0 if time.monotonic() - began > _STEADY_SECONDS else deaths + 1

@@ -29,6 +29,7 @@ class Pair:
     peers: Sequence[str] = ()
     flags: dict[str, Any] = field(default_factory=dict)
     tags: bool = True
+    supervise: bool = False
     hosts: tuple[str, str] = ("", "")
     ports: tuple[int, int] = (0, 0)
     theirs: Node | None = None
@@ -53,7 +54,14 @@ class Pair:
         peers = [*self.peers, f"{self.hosts[0]}:{self.ports[0]}"]
         flags = {"resolve_tags": "true", **self.flags} if self.tags else dict(self.flags)
         store = f"containerd:{self.puller.socket}"
-        setup = Setup(store, host=self.hosts[1], registry_port=self.ports[1], peers=peers, flags=flags)
+        setup = Setup(
+            store,
+            host=self.hosts[1],
+            registry_port=self.ports[1],
+            peers=peers,
+            flags=flags,
+            switches=("--supervise",) if self.supervise else (),
+        )
         self.ours = self.stack.enter_context(Node(setup))
         return self.ours
 

@@ -38,12 +38,13 @@ class Setup:
     open_files: int = 0
     before: Sequence[str] = ()
     module: str = "fastmirror"
+    switches: Sequence[str] = ()
 
     def command(self) -> list[str]:
         """The command line, as a user would type it."""
         limit = ["prlimit", f"--nofile={self.open_files}:{self.open_files}"] if self.open_files else []
         store = self.store if isinstance(self.store, str) else f"oci:{self.store}"
-        line = [*self.before, *limit, sys.executable, "-m", self.module, "serve", "--store", store]
+        line = [*self.before, *limit, sys.executable, "-m", self.module, "serve", *self.switches, "--store", store]
         line += ["--registry-addr", f"{self.host}:{self.registry_port}", "--peer-addr", f"{self.host}:{self.peer_port}"]
         line += ["--admin-addr", f"{self.host}:0"]
         if self.peers:
@@ -204,6 +205,12 @@ class Node:
         """SIGKILL; returns when the process is gone."""
         self._process.kill()
         self.wait()
+
+    @property
+    def child(self) -> int | None:
+        """The serving process of a supervised node."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return int(children[0]) if children else None
 
     @property
     def alive(self) -> bool:
