@@ -1,0 +1,356 @@
+"""Who sends which bytes of one content next. Pure: no clock, no socket, no file; ``now`` is passed in.
+
+The plan hands out claims; drivers carry them out and report. Every byte belongs to one claim at a time (two while two
+peers race for the first answer), so that no byte of the spool is written by two at once.
+
+Source: docs/decisions/0003-many-peers.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import msgspec
+
+from fastmirror.fetch.claims import Claim, Supplier
+from fastmirror.fetch.spans import SpanSet
+from fastmirror.oci.span import Span
+from fastmirror.routing import Peer
+
+
+class PlanSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The numbers of a plan. Durations in seconds, sizes in bytes."""
+
+    piece: int = 1 << 20  # claims begin and end at multiples of it, as chunk lists have it
+    least_chunk: int = 1 << 20
+    most_chunk: int = 16 << 20
+    lone_chunk: int = 64 << 20
+    chunk_seconds: float = 0.15  # a claim should last about so long
+    window: int = 64 << 20  # how far ahead of the frontier bytes are claimed, at least
+    hedge_after: float = 0.05  # without an answer for the frontier, a second peer is asked too
+    hedge_share: float = 0.1  # of all claims may be hedges (and a few more)
+    answer_timeout: float = 0.5
+    stall_timeout: float = 0.5
+    least_stall: float = 0.25
+    strikes: int = 3  # failures in a row of one peer before it is left alone for this content
+    rest: float = 0.5  # after a failure a peer is asked for nothing for so long, the next time twice as long
+    per_peer: int = 2  # claims at once; more than one only for bytes that the reader waits for
+    guess: float = 40e6  # bytes per second of a peer that nothing is known of
+
+
+class Step(NamedTuple):
+    """What the drivers have to do now, and when to ask again at the latest (None: only after a report)."""
+
+    start: list[Claim]
+    cancel: list[Claim]
+    cut: list[tuple[Claim, int]]
+    again_at: float | None
+
+
+class ChunkPlan:
+    """The state of one content's transfer from any number of peers.
+
+    Reports     ``join``, ``leave``, ``flows``, ``arrived``, ``settle``, ``cut``, ``reject``; a ``step`` follows each.
+    Frontier    all bytes before it have arrived. ``finished`` when it is the size.
+    Bound       a byte the reader waits for is claimed by a live peer, or asked for again, within the timeouts above.
+    """
+
+    def __init__(self, size: int, settings: PlanSettings, start: int = 0) -> None:
+        self.size = size
+        self.settings = settings
+        self.hedges = 0
+        self.started = 0
+        self.steals = 0
+        self._done = SpanSet(Span(0, start))
+        self._free = SpanSet(Span(start, size))
+        self._claims: list[Claim] = []
+        self._suppliers: dict[Peer, Supplier] = {}
+        self._avoid: dict[int, set[Peer]] = {}
+
+    # ---- what is asked
+
+    @property
+    def frontier(self) -> int:
+        """All bytes before it have arrived; it can move back by ``reject`` only."""
+        position = self._done.reach(0)
+        for claim in sorted(self._claims, key=_by_start):
+            if claim.start <= position < claim.position:
+                position = self._done.reach(claim.position)
+        return position
+
+    @property
+    def finished(self) -> bool:
+        """Whether every byte has arrived."""
+        return self._done.reach(0) == self.size
+
+    @property
+    def claims(self) -> tuple[Claim, ...]:
+        """The claims that are not settled."""
+        return tuple(self._claims)
+
+    @property
+    def starved(self) -> bool:
+        """Whether nothing is under way and nobody is left who could give what is missing."""
+        return not self.finished and not self._claims and not any(self._usable(s) for s in self._suppliers.values())
+
+    # ---- what is reported
+
+    def join(self, peer: Peer, rate: float | None = None) -> None:
+        """A peer has the content; ``rate`` in bytes per second is what it gave lately. Twice is once."""
+        if peer not in self._suppliers:
+            self._suppliers[peer] = Supplier(peer, rate or self.settings.guess)
+
+    def leave(self, peer: Peer) -> list[Claim]:
+        """Ask this peer for nothing more. Returns its claims: the drivers cancel and settle them."""
+        self._suppliers.pop(peer, None)
+        claims = [claim for claim in self._claims if claim.peer == peer and not claim.told]
+        for claim in claims:
+            claim.told = True
+        return claims
+
+    def flows(self, claim: Claim, now: float) -> bool:
+        """The peer's answer is good. False if a rival was first: then the claim ends without a byte."""
+        if claim.told:
+            return False
+        claim.flowing = True
+        claim.last = now
+        rival, claim.rival = claim.rival, None
+        if rival is not None:
+            rival.rival = None
+            rival.told = True
+            rival.stop = rival.start  # its bytes are this claim's now
+            self._strike(rival.peer, now)
+        return True
+
+    def arrived(self, claim: Claim, position: int, now: float) -> None:
+        """Bytes of a flowing claim have come; all before ``position`` are there."""
+        if position > claim.position:
+            claim.arrived(position, now)
+            supplier = self._suppliers.get(claim.peer)
+            if supplier is not None:
+                supplier.rate = claim.rate.value * supplier.claims
+                supplier.strikes = 0
+
+    def cut(self, claim: Claim, stop: int) -> None:
+        """The claim ends at ``stop`` now; what is behind it is free."""
+        stop = max(stop, claim.position)
+        if stop < claim.stop:
+            self._free.add(Span(stop, claim.stop))
+            claim.stop = stop
+
+    def settle(self, claim: Claim, now: float, failed: bool) -> None:
+        """A claim is over: what arrived is kept, the rest is free again. ``failed`` is a strike against the peer."""
+        if claim not in self._claims:
+            return
+        self._claims.remove(claim)
+        self._done.add(Span(claim.start, claim.position))
+        rival, claim.rival = claim.rival, None
+        if rival is not None:
+            rival.rival = None  # the other goes on for the same bytes
+        else:
+            self._free.add(Span(claim.position, claim.stop))
+        supplier = self._suppliers.get(claim.peer)
+        if supplier is not None:
+            supplier.claims -= 1
+        if failed:
+            self._strike(claim.peer, now)
+
+    def reject(self, span: Span, peers: Iterable[Peer]) -> None:
+        """Bytes that had arrived are wrong: they are asked for again, not from ``peers`` if anybody else has them."""
+        for claim in self._claims:
+            if claim.start < span.stop and span.start < claim.position:
+                self._done.add(Span(claim.start, claim.position))
+                claim.start = claim.position
+        self._done.remove(span)
+        self._free.add(span)
+        for start in range(self._piece_of(span.start), span.stop, self.settings.piece):
+            self._avoid.setdefault(start, set()).update(peers)
+
+    # ---- what follows
+
+    def step(self, now: float) -> Step:
+        """What to do now. Claims in ``start`` count as asked from ``now``; after each ``cut`` another step follows."""
+        start: list[Claim] = []
+        cancel = self._overdue(now)
+        cut = self._assign(now, start)
+        self._hedge(now, start)
+        return Step(start, cancel, cut, self._again_at(now))
+
+    def _strike(self, peer: Peer, now: float) -> None:
+        supplier = self._suppliers.get(peer)
+        if supplier is not None:
+            supplier.rests_until = now + self.settings.rest * 2**supplier.strikes
+            supplier.strikes += 1
+
+    def _overdue(self, now: float) -> list[Claim]:
+        """Claims to give up: silent for too long, beaten by a rival, or too slow for the reader who waits for them."""
+        overdue = [claim for claim in self._claims if not claim.told and now >= self._deadline(claim)]
+        beaten = [claim for claim in self._claims if claim.told and claim.start == claim.stop and not claim.flowing]
+        slow = self._slow_at_frontier(now)
+        if slow is not None and slow not in overdue:
+            self._avoid.setdefault(self._piece_of(slow.position), set()).add(slow.peer)
+            overdue.append(slow)
+        for claim in overdue:
+            claim.told = True
+        return overdue + beaten
+
+    def _slow_at_frontier(self, now: float) -> Claim | None:
+        """The claim that the reader waits for, if it cannot be cut any more and somebody else is far faster."""
+        claim = self._at(self.frontier)
+        if claim is None or claim.told or claim.seconds_left() < self.settings.stall_timeout:
+            return None
+        others = [supplier.rate for supplier in self._by_rate(now) if supplier.peer != claim.peer]
+        if not others or claim.seconds_left() < 4 * claim.left / others[0]:
+            return None
+        return claim if self._piece_of(claim.position) + self.settings.piece >= claim.stop else None
+
+    def _at(self, position: int) -> Claim | None:
+        for claim in self._claims:
+            if claim.flowing and claim.start <= position < claim.stop and position == claim.position:
+                return claim
+        return None
+
+    def _piece_of(self, position: int) -> int:
+        return position - position % self.settings.piece
+
+    def _deadline(self, claim: Claim) -> float:
+        settings = self.settings
+        if not claim.flowing:
+            return claim.began + settings.answer_timeout
+        return claim.last + min(settings.stall_timeout, max(settings.least_stall, 8 * claim.gap))
+
+    def _assign(self, now: float, start: list[Claim]) -> list[tuple[Claim, int]]:
+        """Give every peer without a claim something to do: free bytes, else a part of what another one has claimed."""
+        frontier = self.frontier
+        end = frontier + max(self.settings.window, 2 * sum(map(self._chunk, self._suppliers.values())))
+        cuts: list[tuple[Claim, int]] = []
+        for supplier in self._by_rate(now):
+            if supplier.claims:
+                continue
+            slow = self._at(frontier)
+            if slow is not None and slow.seconds_left() < 2 * self.settings.chunk_seconds:
+                slow = None
+            if slow is not None and self._cut(slow, supplier, cuts):
+                continue
+            if not self._take(supplier, end, now, start):
+                for victim in sorted(self._claims, key=Claim.seconds_left, reverse=True):
+                    if self._cut(victim, supplier, cuts):
+                        break
+        free = self._free.first()
+        if free is not None and free.start <= frontier:
+            # The reader waits for these bytes and everybody is busy: the fastest does two things at once.
+            for supplier in self._by_rate(now):
+                if 0 < supplier.claims < self.settings.per_peer and self._take(supplier, frontier + 1, now, start):
+                    break
+        return cuts
+
+    def _cut(self, victim: Claim, thief: Supplier, cuts: list[tuple[Claim, int]]) -> bool:
+        """Cut ``victim`` so that both parts end together, or to a chunk; False if that would not help."""
+        taken = any(victim is claim for claim, _ in cuts)
+        if taken or not victim.flowing or victim.told or victim.peer == thief.peer:
+            return False
+        rate = victim.rate.value
+        holder = self._suppliers.get(victim.peer)
+        keep = victim.left * rate / (rate + thief.rate)
+        if holder is not None:
+            keep = min(keep, self._chunk(holder))
+        at = victim.position + int(keep)
+        at += -at % self.settings.piece  # the victim ends the piece that it has begun
+        if at >= victim.stop or victim.seconds_left() < 1.5 * (victim.stop - at) / (rate + thief.rate):
+            return False
+        cuts.append((victim, at))
+        self.steals += 1
+        return True
+
+    def _take(self, supplier: Supplier, end: int, now: float, start: list[Claim]) -> bool:
+        """Claim the first free bytes before ``end`` that this peer may give."""
+        for free in self._free:
+            if free.start >= end:
+                break
+            span = self._span_for(supplier, free)
+            if span is not None:
+                self._free.remove(span)
+                start.append(self._claim(supplier, span, now))
+                return True
+        return False
+
+    def _span_for(self, supplier: Supplier, free: Span) -> Span | None:
+        """What of ``free`` this peer is asked for: about a chunk, up to a piece's end, without what it gave wrongly."""
+        piece = self.settings.piece
+        at = self._piece_of(free.start)
+        stop = min(free.stop, max(self._piece_of(free.start + self._chunk(supplier)), at + piece))
+        if not self._avoid:
+            return Span(free.start, stop)
+        while at < stop and self._may_give(supplier.peer, at):
+            at += piece
+        return Span(free.start, min(at, stop)) if at > free.start else None
+
+    def _may_give(self, peer: Peer, at: int) -> bool:
+        bad = self._avoid.get(at)
+        if not bad or peer not in bad:
+            return True
+        return all(other.peer in bad for other in self._suppliers.values() if self._usable(other))
+
+    def _claim(self, supplier: Supplier, span: Span, now: float) -> Claim:
+        claim = Claim(supplier.peer, span, now, supplier.rate / (supplier.claims + 1))
+        supplier.claims += 1
+        self.started += 1
+        self._claims.append(claim)
+        return claim
+
+    def _chunk(self, supplier: Supplier) -> int:
+        settings = self.settings
+        usable = sum(self._usable(other) for other in self._suppliers.values())
+        if usable <= 1:
+            return settings.lone_chunk
+        fair = (self.size - self._done.count) / (
+            2 * usable
+        )  # towards the end claims get smaller, so that all end together
+        chunk = min(supplier.rate * settings.chunk_seconds, settings.most_chunk, fair)
+        return max(settings.least_chunk, int(chunk) // settings.piece * settings.piece)
+
+    def _usable(self, supplier: Supplier) -> bool:
+        return supplier.strikes < self.settings.strikes
+
+    def _by_rate(self, now: float) -> list[Supplier]:
+        """Whom to ask, the best first: not those that rest after a failure, unless all do."""
+        usable = [supplier for supplier in self._suppliers.values() if self._usable(supplier)]
+        awake = [supplier for supplier in usable if supplier.rests_until <= now]
+        return sorted(awake or usable, key=lambda supplier: (supplier.strikes, -supplier.rate))
+
+    def _hedge(self, now: float, start: list[Claim]) -> None:
+        """Ask a second peer for the bytes that the reader waits for, if the first does not answer."""
+        frontier = self.frontier
+        for claim in tuple(self._claims):
+            late = not claim.flowing and not claim.told and now >= claim.began + self.settings.hedge_after
+            if not late or claim.rival is not None or claim.start > frontier or claim in start:
+                continue
+            if self.hedges >= 3 + self.settings.hedge_share * self.started:
+                return
+            for supplier in self._by_rate(now):
+                if supplier.peer != claim.peer and supplier.claims < self.settings.per_peer:
+                    rival = self._claim(supplier, Span(claim.start, claim.stop), now)
+                    claim.rival, rival.rival = rival, claim
+                    self.hedges += 1
+                    start.append(rival)
+                    break
+
+    def _again_at(self, now: float) -> float | None:
+        times = []
+        frontier = self.frontier
+        for claim in self._claims:
+            if claim.told:
+                continue
+            times.append(self._deadline(claim))
+            if not claim.flowing and claim.rival is None and claim.start <= frontier:
+                hedge = claim.began + self.settings.hedge_after
+                if hedge > now:
+                    times.append(hedge)
+        if self._free:
+            times += [supplier.rests_until for supplier in self._suppliers.values() if supplier.rests_until > now]
+        return min(times, default=None)
+
+
+def _by_start(claim: Claim) -> int:
+    return claim.start

@@ -1,0 +1,198 @@
+"""The ChunkPlan against peers in virtual time: what it costs when they die, freeze, crawl or come late."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastmirror.fetch.plan import ChunkPlan, PlanSettings
+from fastmirror.fetch.spans import SpanSet
+from fastmirror.oci.span import Span
+from fastmirror.routing import Peer
+from tests.kit.swarm import Fate, SimPeer, Starved, Swarm
+
+MIB = 1 << 20
+RATE = 37.5e6  # 300 Mbit/s
+SETTINGS = PlanSettings()
+
+
+def peers(count: int, rate: float = RATE) -> list[SimPeer]:
+    return [SimPeer(f"p{number}", rate) for number in range(count)]
+
+
+def failing(count: int, fate: Fate, at: float) -> list[SimPeer]:
+    """``count`` peers of which the first fails at ``at``."""
+    return [SimPeer("bad", RATE, fate=fate, at=at), *peers(count - 1)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 8])
+def test_all_peers_together_give_their_full_rate_in_order(count: int) -> None:
+    swarm = Swarm(512 * MIB, peers(count))
+    assert 512 * MIB / swarm.run() > 0.96 * count * RATE
+    assert swarm.gap < 0.02
+
+
+@pytest.mark.parametrize("slowness", [10, 100, 1000])
+def test_one_slow_peer_of_four_costs_little_and_makes_no_gap(slowness: int) -> None:
+    swarm = Swarm(512 * MIB, [SimPeer("slow", RATE / slowness), *peers(3)])
+    assert swarm.run() < 1.1 * 512 * MIB / (RATE * (3 + 1 / slowness))
+    assert swarm.gap < SETTINGS.stall_timeout
+
+
+@pytest.mark.parametrize(
+    ("fate", "gap"), [(Fate.KILLED, 0.05), (Fate.FROZEN, SETTINGS.stall_timeout + 0.01), (Fate.GONE, 0.51)]
+)
+def test_peer_that_fails_in_mid_transfer_costs_its_rate_and_one_deadline(fate: Fate, gap: float) -> None:
+    at = 0.3 * 512 * MIB / (4 * RATE)
+    swarm = Swarm(512 * MIB, failing(4, fate, at))
+    ideal = at + (512 * MIB - 4 * RATE * at) / (3 * RATE)
+    assert swarm.run() < 1.15 * ideal
+    assert swarm.gap < gap
+
+
+@pytest.mark.parametrize("fate", [Fate.KILLED, Fate.FROZEN, Fate.GONE, Fate.LACKS])
+def test_peer_that_is_dead_from_the_start_costs_one_hedge_delay(fate: Fate) -> None:
+    swarm = Swarm(256 * MIB, failing(4, fate, 0.0))
+    assert swarm.run() < 1.15 * 256 * MIB / (3 * RATE)
+    assert swarm.gap < SETTINGS.hedge_after + 0.03
+
+
+def test_late_joiners_are_used_at_once() -> None:
+    swarm = Swarm(512 * MIB, [SimPeer(f"p{number}", RATE, joins=number / 2) for number in range(4)])
+    assert swarm.run() < 1.1 * (512 * MIB / (4 * RATE) + 0.75)
+    assert swarm.gap < 0.03
+
+
+def test_last_peer_alone_ends_what_three_others_left() -> None:
+    left = [
+        SimPeer("a", RATE, fate=Fate.KILLED, at=1.0),
+        SimPeer("b", RATE, fate=Fate.FROZEN, at=1.1),
+        SimPeer("c", RATE, fate=Fate.GONE, at=1.2),
+        SimPeer("d", RATE),
+    ]
+    swarm = Swarm(128 * MIB, left)
+    swarm.run()
+    assert swarm.gap < 2 * SETTINGS.stall_timeout
+
+
+def test_transfer_without_a_source_ends_instead_of_waiting() -> None:
+    doomed = [SimPeer("a", RATE, fate=Fate.KILLED, at=0.2), SimPeer("b", RATE, fate=Fate.FROZEN, at=0.3)]
+    swarm = Swarm(64 * MIB, doomed)
+    with pytest.raises(Starved):
+        swarm.run()
+    assert swarm.now < 0.3 + SETTINGS.strikes * (SETTINGS.answer_timeout + 4 * SETTINGS.rest)
+
+
+def test_what_is_ahead_of_the_reader_stays_within_the_window() -> None:
+    swarm = Swarm(1024 * MIB, [SimPeer("slow", RATE / 50), *peers(7, 4 * RATE)])
+    swarm.run()
+    assert swarm.ahead <= SETTINGS.window + 8 * SETTINGS.most_chunk * 2
+
+
+def test_rejected_bytes_are_asked_for_again_from_somebody_else() -> None:
+    plan = ChunkPlan(4 * MIB, SETTINGS)
+    liar, honest = Peer("liar", 1), Peer("honest", 1)
+    plan.join(liar)
+    (claim,) = plan.step(0.0).start
+    assert plan.flows(claim, 0.01)
+    plan.arrived(claim, 4 * MIB, 0.1)
+    plan.settle(claim, 0.1, failed=False)
+    assert plan.finished
+    plan.join(honest)
+    plan.reject(Span(MIB, 2 * MIB), [liar])
+    assert plan.frontier == MIB and not plan.finished
+    again = plan.step(0.2).start
+    assert [(claim.peer, claim.start, claim.stop) for claim in again] == [(honest, MIB, 2 * MIB)]
+
+
+def test_rejected_bytes_are_asked_for_from_the_same_peer_if_nobody_else_has_them() -> None:
+    plan = ChunkPlan(MIB, SETTINGS)
+    only = Peer("only", 1)
+    plan.join(only)
+    (claim,) = plan.step(0.0).start
+    plan.flows(claim, 0.0)
+    plan.arrived(claim, MIB, 0.1)
+    plan.reject(Span(0, MIB), [only])
+    plan.settle(claim, 0.1, failed=False)
+    assert plan.frontier == 0
+    assert [claim.peer for claim in plan.step(0.2).start] == [only]
+
+
+def test_bytes_that_a_slow_peer_was_relieved_of_go_back_to_it_if_nobody_usable_is_left() -> None:
+    slow, frozen = SimPeer("slow", 1e6, delay=0.03), SimPeer("frozen", RATE, fate=Fate.FROZEN, at=0.0)
+    swarm = Swarm(8 * MIB, [slow, frozen])
+    assert swarm.run() < 8 * MIB / 1e6 + 8
+
+
+def test_second_answer_of_two_rivals_gets_nothing_to_do() -> None:
+    plan = ChunkPlan(8 * MIB, SETTINGS)
+    plan.join(Peer("a", 1))
+    (first,) = plan.step(0.0).start
+    plan.join(Peer("b", 1))
+    later = SETTINGS.hedge_after
+    rivals = [claim for claim in plan.step(later).start if claim.start == 0]
+    assert len(rivals) == 1 and rivals[0].rival is first
+    assert plan.flows(rivals[0], later) and not plan.flows(first, later)
+    assert plan.step(later).cancel == [first]
+    plan.settle(first, later, failed=False)
+    assert sum(claim.start == 0 for claim in plan.claims) == 1
+
+
+fates = st.sampled_from(list(Fate))
+some_peer = st.builds(
+    SimPeer,
+    name=st.integers(0, 10**6).map(str),
+    rate=st.floats(2e5, 2e8),
+    delay=st.floats(0.0001, 0.04),
+    fate=fates,
+    at=st.floats(0.0, 3.0),
+    joins=st.floats(0.0, 1.0),
+)
+
+
+@given(
+    st.integers(1, 48 * MIB),
+    st.lists(some_peer, max_size=5, unique_by=lambda peer: peer.name),
+    st.floats(1e6, 1e8),
+    st.floats(0.0, 1.0),
+)
+def test_any_schedule_brings_every_byte_once_while_one_peer_is_healthy(
+    size: int, others: list[SimPeer], rate: float, joins: float
+) -> None:
+    swarm = Swarm(size, [SimPeer("healthy", rate, joins=joins), *others])
+    deadlines = (len(others) + 1) * 3 * (SETTINGS.answer_timeout + SETTINGS.stall_timeout)
+    assert swarm.run() < joins + 2 * size / rate + deadlines
+    assert list(swarm.written) == [Span(0, size)]
+    assert swarm.plan.claims == () or swarm.plan.finished
+
+
+spans = st.tuples(st.integers(0, 60), st.integers(0, 60)).map(lambda pair: Span(min(pair), max(pair)))
+
+
+@given(st.lists(st.tuples(st.booleans(), spans), max_size=30))
+def test_span_sets_are_sets_of_bytes(changes: list[tuple[bool, Span]]) -> None:
+    found, expected = SpanSet(), set[int]()
+    for add, span in changes:
+        if add:
+            found.add(span)
+            expected |= set(range(*span))
+        else:
+            found.remove(span)
+            expected -= set(range(*span))
+        assert {byte for span in found for byte in range(*span)} == expected
+        pairs = list(found)
+        assert all(one.stop < two.start for one, two in itertools.pairwise(pairs))
+        assert found.count == len(expected) and found.first() == (pairs[0] if pairs else None)
+        for position in (0, 7, 60):
+            reach = position
+            while reach in expected:
+                reach += 1
+            assert found.reach(position) == reach
+
+
+def test_settings_leave_a_claim_time_to_be_found_slow() -> None:
+    assert SETTINGS.least_stall <= SETTINGS.stall_timeout < math.inf
