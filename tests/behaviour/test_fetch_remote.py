@@ -132,7 +132,7 @@ async def test_a_tag_that_all_who_know_it_agree_on_is_answered(tmp_path: Path):
     async with holders(3) as (one, two, three):
         for holder in (one, two):
             _tag(holder.store, made)
-        async with fetching(tmp_path, [h.peer for h in (one, two, three)], resolve_tags="yes", **SETTINGS) as node:
+        async with fetching(tmp_path, [h.peer for h in (one, two, three)], resolve_tags=True, **SETTINGS) as node:
             for method in ("HEAD", "GET"):
                 answer = await node.ask("/v2/team/app/manifests/v1?ns=reg.example", method)
                 assert answer.status == 200
@@ -148,7 +148,7 @@ async def test_a_tag_that_peers_do_not_agree_on_is_a_miss(tmp_path: Path):
     async with holders(2) as (one, two):
         _tag(one.store, made)
         _tag(two.store, other)
-        async with fetching(tmp_path, [one.peer, two.peer], resolve_tags="yes", **SETTINGS) as node:
+        async with fetching(tmp_path, [one.peer, two.peer], resolve_tags=True, **SETTINGS) as node:
             assert (await node.ask("/v2/team/app/manifests/v1?ns=reg.example")).status == 404
 
 
