@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Generator
 from typing import Any
 
+import hypothesis
 import pytest
 import uvloop
 
@@ -17,6 +18,10 @@ from tests.kit.leftovers import Holdings, adopt_orphans, left_since
 _CI = os.environ.get("CI", "") not in ("", "0", "false")
 _MAY_SKIP_IN_CI: frozenset[str] = frozenset()
 """Node ids that CI lets be skipped, each with its reason beside it."""
+
+# No example has a deadline of its own on a noisy machine; CI tries the same examples each time.
+hypothesis.settings.register_profile("fastmirror", deadline=None, derandomize=_CI)
+hypothesis.settings.load_profile("fastmirror")
 
 _BEFORE = pytest.StashKey[Holdings]()
 _FAILED = pytest.StashKey[bool]()
