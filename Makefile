@@ -17,7 +17,7 @@ help:
 
 setup:
 	@tools/venv.sh
-	@tools/debian.sh demo,test,bench
+	@for job in demo test bench; do tools/debian.sh $$job; done
 
 build:
 	@tools/venv.sh
