@@ -17,7 +17,8 @@ DEBUG = os.environ.get("FASTMIRROR_DEBUG") == "1"
 SANITIZE = os.environ.get("FASTMIRROR_SANITIZE") == "1"
 MODE = "sanitize" if SANITIZE else "debug" if DEBUG else "release"
 
-# Hand-written C that a module is linked with, beside its own ext/<name>.pyx.
+# Hand-written C that a module is linked with, beside its own ext/<name>.pyx. Its name must be another one: cythonize
+# copies it to where the C made from ext/<name>.pyx is written.
 C_SOURCES: dict[str, list[str]] = {"hashing": ["ext/sha2.c"], "ingest": ["ext/ingest_threads.c"]}
 
 flags = ["-std=gnu11", "-Wall", "-Wextra", "-Wno-unused-parameter", "-fvisibility=hidden"]

@@ -160,7 +160,7 @@ class TestHasher:
         assert hasher.digest() == hashlib.sha256(b"").digest()
 
 
-def test_digests_longer_than_four_gigabytes_count_their_bits_in_full() -> None:
+def test_more_than_four_gigabits_are_counted_in_full() -> None:
     for algorithm in ("sha256", "sha512"):
         hasher, twin_hasher, piece = native.Hasher(algorithm), hashlib.new(algorithm), bytes(1 << 20)
         for _ in range(520):  # 2^32 bits are 512 MiB: the length does not fit in 32 bits any more
