@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.house.tree import ROOT
+from tests.house.tree import ROOT, files
 
 
 @pytest.fixture
@@ -72,3 +73,19 @@ def test_missing_commands_are_named_with_what_needs_them_and_are_no_failure(chec
 def test_nothing_is_installed_where_that_is_not_wanted(checkout: Path) -> None:
     refused = run(checkout, "apt.sh", "hello")
     assert (refused.returncode, refused.stdout, refused.stderr) == (1, "", "")
+
+
+def test_what_tests_need_is_installed_by_make_test() -> None:
+    # what every Debian has: util-linux, and the compiler that the build needs anyway
+    there = {"root", "mount", "unshare", "setpriv", "gcc"}
+    rows = [line.split(maxsplit=3) for line in (ROOT / "tools" / "debian.txt").read_text().splitlines()]
+    installed = {command for command, _, jobs, _ in rows if "test" in jobs.split(",")}
+    marks = re.compile(r"\bmark\.needs\(([^)]*)\)")
+    named = {
+        what
+        for path in files(".py", below="tests/")
+        for arguments in marks.findall(path.read_text())
+        for what in re.findall(r'"([^"]+)"', arguments)
+    }
+    assert "skopeo" in named
+    assert named - there - installed - {"a-command-that-is-nowhere"} == set()
