@@ -122,6 +122,11 @@ def test_rejected_bytes_are_asked_for_from_the_same_peer_if_nobody_else_has_them
     assert [claim.peer for claim in plan.step(0.2).start] == [only]
 
 
+def test_the_last_byte_is_not_passed_from_peer_to_peer_for_ever() -> None:
+    swarm = Swarm(1, [SimPeer("slow", 2e6, delay=0.002), SimPeer("fast", 1e8, delay=0.02)])
+    assert swarm.run() < 0.1
+
+
 def test_bytes_that_a_slow_peer_was_relieved_of_go_back_to_it_if_nobody_usable_is_left() -> None:
     slow, frozen = SimPeer("slow", 1e6, delay=0.03), SimPeer("frozen", RATE, fate=Fate.FROZEN, at=0.0)
     swarm = Swarm(8 * MIB, [slow, frozen])

@@ -256,7 +256,8 @@ class ChunkPlan:
         if holder is not None:
             keep = min(keep, self._chunk(holder))
         at = victim.position + int(keep)
-        at += -at % self.settings.piece  # the victim ends the piece that it has begun
+        # The victim ends the piece that it is at: two peers that take it from each other would never end.
+        at = max(at + -at % self.settings.piece, self._piece_of(victim.position) + self.settings.piece)
         if at >= victim.stop or victim.seconds_left() < 1.5 * (victim.stop - at) / (rate + thief.rate):
             return False
         cuts.append((victim, at))
