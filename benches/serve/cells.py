@@ -44,7 +44,7 @@ class Plan:
 
 
 QUICK = Plan(seconds=1.2, rounds=3, retries=0)
-FULL = Plan(seconds=3.0, rounds=5, retries=4)
+FULL = Plan(seconds=3.0, rounds=5, retries=1)
 
 
 def cpu_pair() -> tuple[int, int]:
