@@ -76,6 +76,12 @@ cdef class Job:
         """Ask for the end of the job: shuts the socket down both ways. Idempotent, does nothing when done."""
         fm_ingester_cancel(&self.c)
 
+    def shorten(self, int64_t length):
+        """Lower the length, as far as that is still possible; gives the length that the job has now."""
+        if length < 0:
+            raise ValueError(f"{length} is no length")
+        return self.c.length if self.told else fm_ingester_shorten(&self.c, length)
+
 
 @cython.final
 cdef class Ingester:

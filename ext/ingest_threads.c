@@ -78,9 +78,22 @@ static int64_t add_news(fm_ingester *in, fm_job *job, int urgency) {
   return urgency == WAKES_NOW ? 1 : in->collected_ns + PAUSE_NS;
 }
 
-static void tell_progress(fm_ingester *in, fm_job *job) {
+/* How many bytes to receive next; the job will not be shortened below them. */
+static size_t promise(fm_ingester *in, fm_job *job) {
+  int64_t received = fm_job_received(job);
   pthread_mutex_lock(&in->lock);
-  int64_t wake_ns = add_news(in, job, WAKES_SOON);
+  int64_t left = job->length - received;
+  if (left > PIECE) left = PIECE;
+  job->promised = received + left;
+  pthread_mutex_unlock(&in->lock);
+  return (size_t)left;
+}
+
+/* The turn is over, and nothing is being received. */
+static void rest(fm_ingester *in, fm_job *job, int progress) {
+  pthread_mutex_lock(&in->lock);
+  job->promised = fm_job_received(job);
+  int64_t wake_ns = progress ? add_news(in, job, WAKES_SOON) : 0;
   pthread_mutex_unlock(&in->lock);
   if (wake_ns) wake_loop(in, wake_ns);
 }
@@ -97,6 +110,7 @@ static void end_job(fm_ingester *in, fm_job *job, int outcome, int error) {
   if (job->next) job->next->previous = job->previous;
   if (job->previous) job->previous->next = job->next;
   else in->running = job->next;
+  job->promised = fm_job_received(job);
   __atomic_store_n(&job->outcome, outcome, __ATOMIC_RELEASE);
   int64_t wake_ns = add_news(in, job, WAKES_NOW);
   pthread_mutex_unlock(&in->lock);
@@ -143,11 +157,11 @@ static void take_turn(fm_ingester *in, fm_job *job, uint8_t *buffer) {
     if (error) return end_job(in, job, FM_DISK, error);
   }
   for (;;) {
-    int64_t left = job->length - fm_job_received(job);
+    size_t left = promise(in, job);
     if (left == 0) return end_job(in, job, FM_COMPLETE, 0);
     if (__atomic_load_n(&job->cancelled, __ATOMIC_ACQUIRE)) return end_job(in, job, FM_CANCELLED, 0);
     if (budget <= 0) break;
-    ssize_t n = recv(job->sock, buffer, left < PIECE ? (size_t)left : PIECE, MSG_DONTWAIT);
+    ssize_t n = recv(job->sock, buffer, left, MSG_DONTWAIT);
     if (n == 0) return end_job(in, job, FM_CLOSED, 0);
     if (n > 0) {
       int error = store(job, buffer, (size_t)n);
@@ -159,7 +173,7 @@ static void take_turn(fm_ingester *in, fm_job *job, uint8_t *buffer) {
       return end_job(in, job, errno == ECONNRESET || errno == EPIPE ? FM_RESET : FM_FAILED, errno);
     }
   }
-  if (fm_job_received(job) != before) tell_progress(in, job);
+  rest(in, job, fm_job_received(job) != before);
   arm(in, job);
 }
 
@@ -253,6 +267,8 @@ int fm_ingester_start(fm_ingester *in, fm_job *job) {
   if (type != SOCK_STREAM) return EPROTOTYPE;
   if (fcntl(job->file, F_GETFL) < 0) return errno;
   job->progress_ns = now_ns();
+  job->promised = (int64_t)job->prefix_size;
+  job->ingester = in;
   pthread_mutex_lock(&in->lock);
   job->next = in->running;
   if (job->next) job->next->previous = job;
@@ -288,6 +304,19 @@ void fm_ingester_cancel(fm_job *job) {
   if (fm_job_outcome(job) != FM_RUNNING) return;
   __atomic_store_n(&job->cancelled, 1, __ATOMIC_RELEASE);
   shutdown(job->sock, SHUT_RDWR);
+}
+
+/* A job with nothing left to receive is woken in the same way: else it would wait for one more byte. */
+int64_t fm_ingester_shorten(fm_job *job, int64_t length) {
+  pthread_mutex_lock(&job->ingester->lock);
+  if (length < job->promised) length = job->promised;
+  int shorter = length < job->length;
+  if (shorter) job->length = length;
+  int whole = shorter && length == fm_job_received(job) && fm_job_outcome(job) == FM_RUNNING;
+  length = job->length;
+  pthread_mutex_unlock(&job->ingester->lock);
+  if (whole) shutdown(job->sock, SHUT_RDWR);
+  return length;
 }
 
 static void close_fds(fm_ingester *in) {

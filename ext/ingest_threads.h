@@ -12,11 +12,12 @@
 
 enum { FM_RUNNING, FM_COMPLETE, FM_CLOSED, FM_RESET, FM_FAILED, FM_DISK, FM_CANCELLED };
 
+typedef struct fm_ingester fm_ingester;
 typedef struct fm_job fm_job;
 struct fm_job {
   void *owner; /* the caller's; not used here */
   int sock, file; /* borrowed until `outcome` is not FM_RUNNING */
-  int64_t offset, length;
+  int64_t offset;
   fm_hash *hash; /* borrowed likewise, taken by the caller (fm_hash_take), given back at the end; may be NULL */
   const uint8_t *prefix; /* borrowed likewise; bytes that are stored before any is received */
   size_t prefix_size;
@@ -28,10 +29,13 @@ struct fm_job {
   /* shared: written by fm_ingester_cancel */
   int cancelled;
   /* under the ingester's lock */
+  int64_t length;   /* written on the caller's thread only, which may read it without the lock */
+  int64_t promised; /* the bytes before it are received or being received: the length is never below it */
   fm_job *previous, *next; /* all that run */
   fm_job *next_ready;      /* those that wait for their first turn */
   fm_job *next_news;       /* those with news */
   int has_news;
+  fm_ingester *ingester; /* written by fm_ingester_start */
   /* written by fm_ingester_collect */
   fm_job *next_collected;
   int final; /* the job had ended when it was collected: nothing here will use it again */
@@ -42,8 +46,6 @@ static inline int64_t fm_job_received(const fm_job *job) { return __atomic_load_
 static inline int64_t fm_job_progress_ns(const fm_job *job) {
   return __atomic_load_n(&job->progress_ns, __ATOMIC_RELAXED);
 }
-
-typedef struct fm_ingester fm_ingester;
 
 /* NULL with errno set if the system refuses a thread, a descriptor or memory. */
 fm_ingester *fm_ingester_new(int threads);
@@ -59,6 +61,10 @@ fm_job *fm_ingester_collect(fm_ingester *ingester);
 
 /* Ends the job soon, unless it has ended. To be called while its descriptors are open. */
 void fm_ingester_cancel(fm_job *job);
+
+/* Lowers the length to `length`, or to what may be being received, and gives what it is now; it never raises it. A job
+ * that has all of that ends soon, its socket shut down. To be called like fm_ingester_cancel. */
+int64_t fm_ingester_shorten(fm_job *job, int64_t length);
 
 /* Stops the threads, then ends all jobs as cancelled: they can be collected. Once only. */
 void fm_ingester_stop(fm_ingester *ingester);

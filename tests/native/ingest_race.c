@@ -15,14 +15,14 @@ enum { ROUNDS = 30, JOBS = 12, LENGTH = 700 * 1000 };
 
 typedef struct {
   fm_job c; /* first, so that a job is its case */
-  int peer, ended;
+  int peer, ended, number;
   fm_hash hash;
   pthread_t sender;
 } test_case;
 
 static uint8_t body[LENGTH];
 static int outcomes[FM_CANCELLED + 1];
-static unsigned dice = 1;
+static unsigned dice = 1, shortened;
 
 static unsigned roll(unsigned sides) {
   dice = dice * 1103515245 + 12345;
@@ -36,7 +36,7 @@ static void fail(const char *what) {
 
 static void *send_body(void *argument) {
   test_case *test = argument;
-  size_t sent = 1000, stop = test->c.length % 3 ? LENGTH : LENGTH / 2; /* every third peer leaves early */
+  size_t sent = 1000, stop = test->number % 3 ? LENGTH : LENGTH / 2; /* every third peer leaves early */
   while (sent < stop) {
     ssize_t n = send(test->peer, body + sent, stop - sent > 50000 ? 50000 : stop - sent, MSG_NOSIGNAL);
     if (n <= 0) break;
@@ -46,11 +46,20 @@ static void *send_body(void *argument) {
   return NULL;
 }
 
+/* What was promised is kept: the job never has more than that, and where it ended well it has all of it. */
+static void shorten(test_case *test, int64_t length) {
+  int64_t before = test->c.length, after = fm_ingester_shorten(&test->c, length);
+  if (after > before || (after < length && after < before)) fail("another length than was asked for");
+  if (fm_job_received(&test->c) > after) fail("more than what is left");
+  shortened += after < before;
+}
+
 static test_case *begin(fm_ingester *ingester, int number) {
   test_case *test = calloc(1, sizeof *test);
   int ends[2];
   if (!test || socketpair(AF_UNIX, SOCK_STREAM, 0, ends)) fail("socketpair");
   test->peer = ends[1];
+  test->number = number;
   fm_hash_begin(&test->hash, fm_hash_kind_at("sha256", 0));
   fm_hash_take(&test->hash);
   test->c = (fm_job){.owner = test, .sock = ends[0], .file = memfd_create("spool", 0), .length = LENGTH - number,
@@ -67,6 +76,7 @@ static int collect(fm_ingester *ingester) {
     test_case *test = job->owner;
     if (fm_job_received(job) > job->length) fail("more than was asked for");
     if (!job->final) continue;
+    if (fm_job_outcome(job) == FM_COMPLETE && fm_job_received(job) != job->length) fail("complete too early");
     if (test->ended++) fail("told twice");
     outcomes[fm_job_outcome(job)]++;
     ended++;
@@ -104,6 +114,7 @@ int main(void) {
     for (int i = 0; i < JOBS; i++) {
       if (roll(2)) ended += collect(ingester);
       if (roll(3) == 0) fm_ingester_cancel(&tests[roll(JOBS)]->c);
+      if (roll(2)) shorten(tests[roll(JOBS)], 1000 * roll(LENGTH / 1000));
     }
     while (!stop_early && ended < JOBS) {
       struct pollfd wake = {.fd = fm_ingester_fd(ingester), .events = POLLIN};
@@ -119,6 +130,7 @@ int main(void) {
     }
     fm_ingester_free(ingester);
   }
+  if (!shortened) fail("no job was shortened");
   printf("complete %d closed %d cancelled %d\n", outcomes[FM_COMPLETE], outcomes[FM_CLOSED], outcomes[FM_CANCELLED]);
   return 0;
 }

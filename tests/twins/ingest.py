@@ -42,6 +42,16 @@ class Job:
             with contextlib.suppress(OSError):  # it is not connected any more, and so readable
                 self.sock.shutdown(socket.SHUT_RDWR)
 
+    def shorten(self, length: int) -> int:
+        if length < 0:
+            raise ValueError(f"{length} is no length")
+        if not self.done and max(length, self.received, len(self.prefix)) < self.length:
+            self.length = max(length, self.received, len(self.prefix))
+            if self.length == self.received:
+                with contextlib.suppress(OSError):
+                    self.sock.shutdown(socket.SHUT_RDWR)
+        return self.length
+
     def end(self, outcome: str, number: int = 0) -> None:
         if self.cancelled and outcome in ("closed", "reset", "failed"):
             outcome, number = "cancelled", 0

@@ -40,6 +40,7 @@ cdef extern from "ingest_threads.h" nogil:
     int fm_ingester_start(fm_ingester *ingester, fm_job *job)
     fm_job *fm_ingester_collect(fm_ingester *ingester)
     void fm_ingester_cancel(fm_job *job)
+    int64_t fm_ingester_shorten(fm_job *job, int64_t length)
     void fm_ingester_stop(fm_ingester *ingester)
     void fm_ingester_abandon(fm_ingester *ingester)
     void fm_ingester_free(fm_ingester *ingester)

@@ -19,7 +19,7 @@ _Outcome: TypeAlias = Literal["running", "complete", "closed", "reset", "failed"
 class Job:
     """One body, or a part of one, on its way from a socket into a file. Made by :meth:`Ingester.start` only.
 
-    Invariants  ``received`` only grows, at any time. ``done``, ``outcome`` and ``errno`` change once, when
+    Invariants  ``received`` only grows, at any time; ``length`` only falls, by :meth:`shorten`. ``done``, ``outcome`` and ``errno`` change once, when
                 :meth:`Ingester.collect` tells the end of the job; after that nothing here changes any more.
                 The descriptors are borrowed until ``done``: the caller closes them, and never before.
     """
@@ -46,7 +46,8 @@ class Job:
         """What became of it; a value of a closed set.
 
         running    not ended yet
-        complete   all ``length`` bytes are there; the connection can be used again, unless ``cancel`` was called
+        complete   all ``length`` bytes are there; the connection can be used again, unless ``cancel`` was called or
+                   ``shorten`` made the job shorter
         closed     the peer sent FIN before that
         reset      the connection was reset (``errno`` ECONNRESET or EPIPE)
         failed     receiving failed otherwise (``errno`` as in recv(2): ETIMEDOUT, EHOSTUNREACH ...)
@@ -61,6 +62,12 @@ class Job:
 
         The end is told by :meth:`Ingester.collect` like every other; until then the descriptors must stay open.
         A job whose last byte was just received may still end as "complete", but its connection cannot be used again.
+        """
+    def shorten(self, length: int) -> int:
+        """Receive only ``length`` bytes, or a few more that may be being received right now; gives the ``length`` from
+        now on, which is never raised. The job ends as "complete" there, without waiting for one more byte.
+
+        Raises     ValueError if the number is negative.
         """
 
 @final
