@@ -20,7 +20,7 @@ from tests.kit.waiting import eventually
 
 Make = Callable[..., Image]
 CLIENTS = ("ctr", "cri")
-BIG = (20_000, 24_000_000)
+BIG = (20_000, 12_000_000)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def recovered(nodes: Pair) -> None:
 
 
 class Halfway:
-    """A pull that is in the middle of its large layer: the only peer has sent 9 MB of it and is silent then.
+    """A pull that is in the middle of its large layer: the only peer has sent 5 MB of it and is silent then.
 
     (Up to 8 MiB would be held back until they are verified as a whole.)
     """
@@ -79,7 +79,7 @@ class Halfway:
 
 
 def _half_of(large: str) -> Plan:
-    return lambda seen: stall(9_000_000) if seen.method == "GET" and seen.reference == large else None
+    return lambda seen: stall(5_000_000) if seen.method == "GET" and seen.reference == large else None
 
 
 @pytest.fixture

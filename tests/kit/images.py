@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.kit.layout import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Layout, descriptor, digest_of, dump
+from tests.kit.layout import OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, Layout, descriptor, digest_of, dump
 
 OCI_LAYER_GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
 _ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
@@ -59,12 +59,17 @@ class Image:
 
 
 def make_image(name: str, sizes: Sequence[int] = (20_000, 300_000), *, seed: int | str = 0, salt: str = "") -> Image:
-    """An image whose layers hold random files of these sizes in bytes, the same for the same arguments."""
-    layers, unpacked = [], []
+    """An image whose layers hold random files of these sizes in bytes, the same for the same arguments.
+
+    Layers up to 1 MB are compressed; random bytes do not shrink, and compressing the large ones takes its time.
+    """
+    layers: list[tuple[str, bytes]] = []
+    unpacked = []
     for number, size in enumerate(sizes):
         plain = _layer(f"data/{number}", random.Random(f"{seed}/{salt}/{number}/{size}").randbytes(size))
         unpacked.append(digest_of(plain))
-        layers.append(gzip.compress(plain, 1, mtime=0))
+        packed = gzip.compress(plain, 1, mtime=0) if size <= 1_000_000 else plain
+        layers.append((OCI_LAYER if packed is plain else OCI_LAYER_GZIP, packed))
     config = dump(
         {
             "architecture": _ARCHITECTURE,
@@ -78,12 +83,12 @@ def make_image(name: str, sizes: Sequence[int] = (20_000, 300_000), *, seed: int
             "schemaVersion": 2,
             "mediaType": OCI_MANIFEST,
             "config": descriptor(OCI_CONFIG, config),
-            "layers": [descriptor(OCI_LAYER_GZIP, layer) for layer in layers],
+            "layers": [descriptor(media_type, layer) for media_type, layer in layers],
         }
     )
     here = descriptor(OCI_MANIFEST, manifest, platform={"architecture": _ARCHITECTURE, "os": "linux"})
     index = dump({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [here]})
-    return Image(name, index, manifest, config, tuple(layers))
+    return Image(name, index, manifest, config, tuple(layer for _, layer in layers))
 
 
 def _layer(path: str, content: bytes) -> bytes:

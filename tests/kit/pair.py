@@ -12,6 +12,8 @@ from tests.kit.containerd import Containerd, Pulled, write_hosts
 from tests.kit.images import Image
 from tests.kit.origin import Origin
 from tests.kit.process import Node, Setup
+from tests.kit.waiting import eventually
+from tests.kit.wire import ask
 
 
 @dataclass
@@ -84,6 +86,7 @@ class Pair:
         self.publish(image)
         pulled = self.holder.pull("cri", image.name)
         assert pulled, pulled
+        eventually(lambda: self.offered(image), "the holder's mirror has all of it")
         self.origin.forget()
 
     def pull(self, client: str, image: Image, seconds: float = 60.0) -> Pulled:
@@ -98,6 +101,14 @@ class Pair:
         assert self.ours is not None
         repository, _, tag = image.name.partition("/")[2].rpartition(":")
         return self.ours.ask("HEAD", f"/v2/{repository}/manifests/{tag}?ns=registry.test").status == 200
+
+    def offered(self, image: Image) -> bool:
+        """Whether the holder's mirror offers all of the image to other nodes, by its tag too."""
+        assert self.theirs is not None
+        repository, _, tag = image.name.partition("/")[2].rpartition(":")
+        targets = [f"/v2/{repository}/blobs/{digest}?ns=registry.test" for digest in image.blobs]
+        targets.append(f"/v2/{repository}/manifests/{tag}?ns=registry.test")
+        return all(ask(self.theirs.peer, "HEAD", target).status == 200 for target in targets)
 
     def check(self, image: Image) -> None:
         """The puller has every byte of the image, and it is right."""
