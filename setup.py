@@ -19,7 +19,11 @@ MODE = "sanitize" if SANITIZE else "debug" if DEBUG else "release"
 
 # Hand-written C that a module is linked with, beside its own ext/<name>.pyx. Its name must be another one: cythonize
 # copies it to where the C made from ext/<name>.pyx is written.
-C_SOURCES: dict[str, list[str]] = {"hashing": ["ext/sha2.c"], "ingest": ["ext/ingest_threads.c"]}
+C_SOURCES: dict[str, list[str]] = {
+    "check": ["ext/check_threads.c", "ext/blake3.c", "ext/sha2.c", "ext/xxh3.c"],
+    "hashing": ["ext/sha2.c"],
+    "ingest": ["ext/ingest_threads.c"],
+}
 
 flags = ["-std=gnu11", "-Wall", "-Wextra", "-Wno-unused-parameter", "-fvisibility=hidden"]
 flags += ["-Werror=implicit-function-declaration", "-Werror=incompatible-pointer-types", "-Werror=return-type"]
