@@ -19,8 +19,9 @@ _Outcome: TypeAlias = Literal["running", "complete", "closed", "reset", "failed"
 class Job:
     """One body, or a part of one, on its way from a socket into a file. Made by :meth:`Ingester.start` only.
 
-    Invariants  ``received`` only grows, at any time; ``length`` only falls, by :meth:`shorten`. ``done``, ``outcome`` and ``errno`` change once, when
-                :meth:`Ingester.collect` tells the end of the job; after that nothing here changes any more.
+    Invariants  ``received`` only grows, at any time; ``length`` only falls, by :meth:`shorten`. ``done``,
+                ``outcome`` and ``errno`` change once, when :meth:`Ingester.collect` tells the end of the job; after
+                that nothing here changes any more.
                 The descriptors are borrowed until ``done``: the caller closes them, and never before.
     """
 
