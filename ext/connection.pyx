@@ -20,14 +20,14 @@ cdef extern from "wire.h" nogil:
     ssize_t wire_discard(int fd, size_t size)
     void wire_nodelay(int fd)
     void wire_notsent_lowat(int fd, int bytes)
-    void wire_cork(int fd, int on)
     void wire_fin(int fd)
 
 
 cdef enum:
     RECEIVE = 65536              # bytes of one recv
-    SHARED_TURN = 524288         # bytes of one sendfile when several connections want to send
-    LONE_TURN = 0x7ffff000       # Linux moves at most this much in one sendfile, sendfile(2)
+    MIXED_TURN = 524288          # bytes of one sendfile while small requests are answered as well: they wait for it
+    SHARED_TURN = 2097152        # the same when only bodies are sent, by several connections
+    LONE_TURN = 8388608          # the same when one connection alone sends: what the loop may be away for a fast reader
     RANGE_LOWAT = 131072         # unsent bytes the kernel may hold for a range: its reader often leaves early
     LINGER_SECONDS = 3           # how long input is thrown away after our FIN, so that close() sends no RST
     STALL_SECONDS = 600          # a client that takes no byte for so long is gone
@@ -184,9 +184,6 @@ cdef class Connection:
             self.stop = reply.stop
             self.endpoint.pace.sending += 1
             more = self.body.available(self.pos) > 0
-            if more and self.endpoint.cork and self.endpoint.pace.sending > 1:
-                self.corked = True
-                wire_cork(self.fd, 1)
             if ranged != self.lowat:
                 self.lowat = ranged
                 wire_notsent_lowat(self.fd, RANGE_LOWAT if ranged else 0)
@@ -195,6 +192,7 @@ cdef class Connection:
                 reply.body.close()
             self.start = 0
             self.pos = self.stop = PyBytes_GET_SIZE(content)
+            self.endpoint.pace.mixed = True
         self.send_parts(reply.head, self.endpoint.tail_close if self.close_after else self.endpoint.tail, content, more)
 
     cdef bint send_parts(self, bytes head, bytes tail, bytes content, bint more):
@@ -240,13 +238,11 @@ cdef class Connection:
             if may == 0:
                 self.want_write(False)
                 self.parked = True
-                if self.corked:
-                    self.corked = False
-                    wire_cork(self.fd, 0)
                 self.body.wait(self.pos, self.wake)
                 return False
             may = min(may, self.stop - self.pos)
-            may = min(may, SHARED_TURN if self.endpoint.pace.sending > 1 else LONE_TURN)
+            may = min(may, MIXED_TURN if self.endpoint.pace.mixed else
+                      SHARED_TURN if self.endpoint.pace.sending > 1 else LONE_TURN)
             n = wire_sendfile(self.fd, self.body_fd, self.pos, may)
             if n == -EAGAIN:
                 self.want_write(True)
@@ -282,9 +278,6 @@ cdef class Connection:
         body, self.body = self.body, None
         self.out = None
         self.busy = self.parked = self.close_after = False
-        if self.corked:    # what follows on this connection must not wait for a full segment
-            self.corked = False
-            wire_cork(self.fd, 0)
         if body is not None:
             self.endpoint.pace.sending -= 1
             body.close()

@@ -24,7 +24,8 @@ cdef class Stats:
 
 
 cdef class Pace:
-    """How many connections want to send file bytes now, over all endpoints of one loop: it sizes their turns."""
+    """How many connections want to send file bytes now, over all endpoints of one loop, and whether small replies were
+    sent lately: it sizes their turns."""
 
 
 cdef class Endpoint:
@@ -49,6 +50,7 @@ cdef class Endpoint:
 
     def tick(self, double now, bytes date not None):
         self.now = now
+        self.pace.mixed = False
         line = b"Date: " + date + b"\r\n" if date else b""
         self.tail = line + b"\r\n"
         self.tail_close = line + b"Connection: close\r\n\r\n"

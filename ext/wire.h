@@ -55,9 +55,6 @@ static inline void wire_notsent_lowat(int fd, int bytes) {
   setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &bytes, sizeof bytes);
 }
 
-/* While on, only full segments leave (for at most 200 ms); off sends what is left. tcp(7), TCP_CORK. */
-static inline void wire_cork(int fd, int on) { setsockopt(fd, IPPROTO_TCP, TCP_CORK, &on, sizeof on); }
-
 static inline void wire_fin(int fd) { shutdown(fd, SHUT_WR); }
 
 #endif

@@ -19,7 +19,6 @@ cdef class Connection:
     cdef int body_fd
     cdef bint parked
     cdef bint lowat
-    cdef bint corked
     cdef long long start
     cdef long long pos
     cdef long long stop

@@ -26,6 +26,7 @@ cdef class Stats:
 
 cdef class Pace:
     cdef readonly Py_ssize_t sending
+    cdef bint mixed    # small replies left since the last tick
 
 
 cdef class Endpoint:
@@ -39,6 +40,5 @@ cdef class Endpoint:
     cdef readonly dict answers
     cdef readonly set connections
     cdef readonly double now
-    cdef public bint cork
     cdef bytes tail
     cdef bytes tail_close

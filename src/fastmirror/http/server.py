@@ -97,7 +97,8 @@ class Server:
                 else:
                     hint = f"{error.strerror}; set {setting} to an address of this machine"
                 raise StartFailed(f"{setting}: cannot listen on {address}: {hint}") from None
-            self.endpoint.cork = not _paces(sock, same_node)
+            if same_node:
+                _do_not_pace(sock)
             self._sockets.append(sock)
             self._loop.add_reader(sock, self._accept, sock)
 
@@ -219,17 +220,14 @@ class Server:
         self._ticker = self._loop.call_later(TICK_SECONDS, self._tick)
 
 
-def _paces(sock: socket.socket, same_node: bool) -> bool:
-    """Whether the connections of this listener pace what they send, as BBR does: then corking costs instead of saving.
+def _do_not_pace(sock: socket.socket) -> None:
+    """Ask for Linux's own congestion control, which accepted sockets inherit.
 
-    Between processes of one node pacing makes small segments and two to three times the CPU (docs/decisions/0002), so
-    there Linux's own default is asked for; accepted sockets inherit it.
+    BBR paces: between processes of one node that makes small segments and two to three times the CPU per byte
+    (docs/decisions/0002).
     """
-    if same_node:
-        with contextlib.suppress(OSError):  # not allowed here (tcp_allowed_congestion_control)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"cubic")
-    name = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
-    return name.rstrip(b"\0").startswith(b"bbr")
+    with contextlib.suppress(OSError):  # not allowed here: net.ipv4.tcp_allowed_congestion_control
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"cubic")
 
 
 def _show(where: tuple[str, int] | tuple[str, int, int, int]) -> str:
