@@ -86,7 +86,11 @@ class Pair:
         self.publish(image)
         pulled = self.holder.pull("cri", image.name)
         assert pulled, pulled
-        eventually(lambda: self.offered(image), "the holder's mirror has all of it")
+        try:
+            eventually(lambda: self.offered(image), "the holder's mirror has all of it")
+        except AssertionError as error:
+            assert self.theirs is not None
+            raise AssertionError(f"{error}: {self.answers(image)}\n" + "\n".join(self.theirs.log.lines)) from None
         self.origin.forget()
 
     def pull(self, client: str, image: Image, seconds: float = 60.0) -> Pulled:
@@ -104,11 +108,15 @@ class Pair:
 
     def offered(self, image: Image) -> bool:
         """Whether the holder's mirror offers all of the image to other nodes, by its tag too."""
+        return set(self.answers(image).values()) == {200}
+
+    def answers(self, image: Image) -> dict[str, int]:
+        """What the holder's mirror answers to HEADs of all of the image, and of its tag."""
         assert self.theirs is not None
         repository, _, tag = image.name.partition("/")[2].rpartition(":")
         targets = [f"/v2/{repository}/blobs/{digest}?ns=registry.test" for digest in image.blobs]
         targets.append(f"/v2/{repository}/manifests/{tag}?ns=registry.test")
-        return all(ask(self.theirs.peer, "HEAD", target).status == 200 for target in targets)
+        return {target: ask(self.theirs.peer, "HEAD", target).status for target in targets}
 
     def check(self, image: Image) -> None:
         """The puller has every byte of the image, and it is right."""
