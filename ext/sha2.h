@@ -49,6 +49,7 @@ static inline void fm_hash_give(fm_hash *hash) { __atomic_store_n(&hash->busy, 0
 /* Inline, and through `kind`, so that other modules need not link the implementations. */
 static inline void fm_hash_update(fm_hash *hash, const uint8_t *data, size_t size) {
   size_t block = hash->kind->block_size, held = hash->length % block;
+  if (!size) return; /* data may be NULL then, which memcpy(3) must not be given */
   hash->length += size;
   if (held) {
     size_t n = block - held < size ? block - held : size;
