@@ -96,6 +96,11 @@ class Trust:
         return len(self._held) == self.count
 
     @property
+    def undecided(self) -> bool:
+        """Whether there are bytes for every piece, and only the digest of the whole can tell if all are right."""
+        return self.complete and any(not self._pending(index) for index in self._open)
+
+    @property
     def wants_list(self) -> bool:
         """Whether the list of one more peer would help: there are fewer than two, or they do not settle a piece."""
         usable = sum(peer not in self.convicted for peer in self._lists)
@@ -169,8 +174,8 @@ class Trust:
 
     def _disprove(self) -> None:
         for index, held in self._held.items():
-            for peer, hash in self._votes(index).items():
-                if hash != held.hash:
+            for peer, said in self._votes(index).items():
+                if said != held.hash:
                     self._convict(peer, Fault.DISPROVED)
 
     def _try_another(self) -> None:
@@ -196,7 +201,7 @@ class Trust:
     def _votes(self, index: int) -> dict[Peer, bytes]:
         votes = {peer: hashes[index] for peer, hashes in self._lists.items() if index < len(hashes)}
         votes.update(self._sent.get(index, {}))
-        return {peer: hash for peer, hash in votes.items() if peer not in self.convicted}
+        return {peer: said for peer, said in votes.items() if peer not in self.convicted}
 
     def _pending(self, index: int) -> bool:
         """Whether somebody may still say something of this piece."""
@@ -214,8 +219,8 @@ class Trust:
         votes = self._votes(index)
         proven = _proven(votes)
         if proven is not None:
-            for peer, hash in votes.items():
-                if hash != proven:
+            for peer, said in votes.items():
+                if said != proven:
                     self._convict(peer, Fault.OUTVOTED)
         held = self._held.get(index)
         if held is None or self._believed[index]:
@@ -265,5 +270,5 @@ def _proven(votes: dict[Peer, bytes]) -> bytes | None:
     """The hash that two or more say, and more than all who say otherwise together."""
     if len(votes) < VOICES:
         return None
-    ((hash, most),) = Counter(votes.values()).most_common(1)
-    return hash if most >= VOICES and 2 * most > len(votes) else None
+    ((said, most),) = Counter(votes.values()).most_common(1)
+    return said if most >= VOICES and 2 * most > len(votes) else None
