@@ -253,6 +253,8 @@ cdef class Connection:
             if n <= 0:    # 0: the file was cut; others: the disk failed. Either way the length cannot be met.
                 self.endpoint.stats.truncated += 1
                 self.endpoint.stats.hangups += 1
+                if self.reply.cut is not None:
+                    self.reply.cut(self.pos)
                 self.hang_up()
                 return False
             self.pos += n

@@ -8,7 +8,7 @@ cdef class Reply:
     """One response; the attributes are described in the stub."""
 
     def __cinit__(self, bytes head not None, bytes content not None=b"", *, body=None, long long start=0,
-                  long long stop=0, bint close=False, bint cacheable=False, done=None):
+                  long long stop=0, bint close=False, bint cacheable=False, done=None, cut=None):
         self.head = head
         self.content = content
         self.body = body
@@ -17,6 +17,7 @@ cdef class Reply:
         self.close = close
         self.cacheable = cacheable
         self.done = done
+        self.cut = cut
 
 
 cdef class Stats:

@@ -28,6 +28,7 @@ from fastmirror._native.endpoint import Pace
 from fastmirror.config import Settings, check
 from fastmirror.errors import FastmirrorError, RegistryError, StoreError
 from fastmirror.fetch.parts import FetchParts
+from fastmirror.fetch.seen import Seen
 from fastmirror.fetch.table import FetchTable
 from fastmirror.http.limits import Admission
 from fastmirror.http.message import Reply, Request
@@ -132,10 +133,11 @@ class Node:
         settings, metrics = self.settings, self.metrics
         serve = settings.serve
         filters = Filters(settings.stores.allow, settings.stores.deny)
-        local = Local(store, filters)
+        seen = Seen()
+        local = Local(store, filters, seen)
         pace, own = Pace(), _own_addresses()
         admission = Admission(serve.max_connections, serve.max_connections_per_address, own)
-        elsewhere = self._build_remote(filters, own, closing) if settings.fetch.peers else None
+        elsewhere = self._build_remote(filters, seen, own, closing) if settings.fetch.peers else None
         for_clients = Mirror(local, default_registry=serve.default_registry, elsewhere=elsewhere)
         for_peers = Mirror(local, default_registry=serve.default_registry)
         self.registry = Server(serve, for_clients, refusal_reply, pace=pace, admission=admission)
@@ -152,9 +154,11 @@ class Node:
         self.peer.listen(serve.peer_addr, "peer_addr")
         self.admin.listen(serve.admin_addr, "admin_addr")
 
-    def _build_remote(self, filters: Filters, own: frozenset[str], closing: contextlib.AsyncExitStack) -> Elsewhere:
+    def _build_remote(
+        self, filters: Filters, seen: Seen, own: frozenset[str], closing: contextlib.AsyncExitStack
+    ) -> Elsewhere:
         settings = self.settings.fetch
-        parts = FetchParts(settings, _spool_directory(self.settings), self.metrics.fetch)
+        parts = FetchParts(settings, _spool_directory(self.settings), self.metrics.fetch, seen)
         closing.push_async_callback(parts.close)
         here = check.address(self.settings.serve.peer_addr).port
         peers = [Peer(*check.peer(text)) for text in settings.peers]

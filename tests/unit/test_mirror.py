@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from fastmirror._native.endpoint import Reply
 from fastmirror._native.requests import Request
 from fastmirror.errors import BlobUnknown, StoreUnavailable
+from fastmirror.fetch.seen import Seen
 from fastmirror.mirror.app import Mirror
 from fastmirror.mirror.filters import Filters
 from fastmirror.mirror.local import SMALL_BYTES, Local
@@ -190,6 +192,24 @@ def test_filters_judge_the_contents_own_names_whatever_the_request_says(filters:
             assert status(image.ask(f"/v2/anything/{path}{ns}")) == served
     assert status(image.ask(f"/v2/team/app/manifests/v1{NS}")) == served
     image.close()
+
+
+def test_file_that_cannot_be_read_on_sends_the_reopen_elsewhere_and_only_that(image: Image) -> None:
+    first = image.ask(f"/v2/team/app/blobs/{image.layer}")
+    assert first.cut is not None
+    first.cut(100_000)
+    assert status(image.ask(f"/v2/team/app/blobs/{image.layer}", range=b"bytes=100000-")) == 404
+    assert status(image.ask(f"/v2/team/app/blobs/{image.layer}", range=b"bytes=100001-")) == 206
+    assert status(image.ask(f"/v2/team/app/blobs/{image.layer}")) == 200
+
+
+def test_what_is_answered_is_remembered_for_when_it_has_to_come_from_elsewhere(image: Image) -> None:
+    seen = Seen()
+    image.mirror = Mirror(Local(image.store, Filters(), seen))
+    image.ask(f"/v2/team/app/manifests/{image.manifest}")
+    assert seen.sizes.get(image.layer) == len(LAYER)
+    image.ask(f"/v2/team/app/blobs/{image.layer}")
+    assert seen.handover.begun(image.layer, time.monotonic()) == len(LAYER)
 
 
 def test_api_check_says_what_answers(image: Image) -> None:

@@ -10,6 +10,7 @@ cdef class Reply:
     cdef readonly bint close
     cdef readonly bint cacheable
     cdef readonly object done
+    cdef readonly object cut
 
 
 cdef class Stats:

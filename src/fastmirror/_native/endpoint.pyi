@@ -17,6 +17,7 @@ class Reply:
     close       end the connection (by FIN) after this reply
     cacheable   equal requests (without Range) may be answered with it until ``Endpoint.answers`` is cleared
     done        called once when the reply is over: bytes of body sent, and whether that was all of it
+    cut         called before ``done`` with the offset of the first byte that could not be read from the file
     """
 
     def __new__(
@@ -30,6 +31,7 @@ class Reply:
         close: bool = ...,
         cacheable: bool = ...,
         done: Callable[[int, bool], object] | None = ...,
+        cut: Callable[[int], object] | None = ...,
     ) -> Reply: ...
     @property
     def head(self) -> bytes: ...
@@ -47,6 +49,8 @@ class Reply:
     def cacheable(self) -> bool: ...
     @property
     def done(self) -> Callable[[int, bool], object] | None: ...
+    @property
+    def cut(self) -> Callable[[int], object] | None: ...
 
 @disjoint_base
 class Stats:

@@ -8,10 +8,9 @@ from typing import Final
 
 from fastmirror.config import FetchSettings
 from fastmirror.fetch.asker import PeerAsker
-from fastmirror.fetch.handover import Handover
 from fastmirror.fetch.outcome import PeerOutcome
 from fastmirror.fetch.peerbook import PeerBook
-from fastmirror.fetch.sizes import Sizes
+from fastmirror.fetch.seen import Seen
 from fastmirror.fetch.spool import SpoolRoom
 from fastmirror.http.client import PeerClient
 from fastmirror.http.intake import Intake
@@ -26,13 +25,16 @@ class FetchParts:
     Raises ConfigError if ``spool_dir`` cannot be used.
     """
 
-    def __init__(self, settings: FetchSettings, spool_dir: str, metrics: FetchMetrics | None = None) -> None:
+    def __init__(
+        self, settings: FetchSettings, spool_dir: str, metrics: FetchMetrics | None = None, seen: Seen | None = None
+    ) -> None:
         self.settings = settings
         self.metrics = metrics or FetchMetrics()
         self.room = SpoolRoom(spool_dir, settings.spool_bytes)
         self.book = PeerBook(os.urandom(8))
-        self.sizes = Sizes()
-        self.handover = Handover()
+        seen = seen or Seen()
+        self.sizes = seen.sizes
+        self.handover = seen.handover
         self.intake = Intake(INGEST_THREADS)
         self.client = PeerClient(settings, self.intake)
         self.asker = PeerAsker(self.client, self.book)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
+from fastmirror.fetch.seen import Seen
 from fastmirror.http.message import Reply, Request
 from fastmirror.mirror import answers
 from fastmirror.mirror.filters import Filters
@@ -15,6 +19,8 @@ from fastmirror.oci.pull import Pull
 from fastmirror.oci.span import span_for
 from fastmirror.store import BlobStore
 
+log = logging.getLogger(__name__)
+
 SMALL_BYTES: Final = 32 * 1024  # up to here head and body leave in one send from memory (measured: docs/performance.md)
 
 Done = Callable[[int, bool], object]
@@ -23,9 +29,10 @@ Done = Callable[[int, bool], object]
 class Local:
     """Turns a pull into a reply if this node has the content and may serve it; None otherwise, which is no error."""
 
-    def __init__(self, store: BlobStore, filters: Filters) -> None:
+    def __init__(self, store: BlobStore, filters: Filters, seen: Seen | None = None) -> None:
         self._store = store
         self._filters = filters
+        self._seen = seen or Seen()
 
     def may_serve(self, digest: Digest) -> bool:
         """Whether the filters let this content be served, whatever a request calls it."""
@@ -50,9 +57,12 @@ class Local:
             span = span_for(request.range, request.if_range, answers.etag(digest), blob.size) if ranged else None
             head = answers.blob_head(digest, blob.size, span, pull.registry)
             start, stop = span or (0, blob.size)
+            if start and self._seen.handover.was_cut(digest, start, time.monotonic()):
+                return None  # the file could not be read from here on a moment ago
             if stop - start > SMALL_BYTES:
                 taken, blob = blob, None
-                return Reply(head, body=taken, start=start, stop=stop, done=done)
+                self._seen.handover.begin(digest, taken.size, time.monotonic())
+                return Reply(head, body=taken, start=start, stop=stop, done=done, cut=partial(self._cut, digest))
             content = blob.read_span(start, stop)
             if len(content) != stop - start:
                 return None  # cut since it was opened: nothing was promised yet, so somebody else may serve it
@@ -81,6 +91,12 @@ class Local:
         manifest = parse_manifest(content) if len(content) == blob.size else None
         if manifest is None:
             return None
+        self._seen.sizes.learn(manifest)
         head = answers.manifest_head(Descriptor(manifest.media_type, digest, len(content)), pull.registry)
         small = len(content) <= SMALL_BYTES
         return Reply(head, content, cacheable=small and pull.reference is None, done=done)
+
+    def _cut(self, digest: Digest, offset: int) -> None:
+        extra = {"event": "mirror.file_cut", "digest": digest, "bytes": offset}
+        log.warning("a local file could not be read to its end: the body was cut", extra=extra)
+        self._seen.handover.cut(digest, offset, time.monotonic())
