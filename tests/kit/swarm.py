@@ -8,8 +8,8 @@ import itertools
 import math
 from dataclasses import dataclass, field
 
-from fastmirror.fetch.claims import Claim
-from fastmirror.fetch.plan import ChunkPlan, PlanSettings
+from fastmirror.fetch.claims import Claim, PlanSettings
+from fastmirror.fetch.plan import ChunkPlan
 from fastmirror.fetch.spans import SpanSet
 from fastmirror.oci.span import Span
 from fastmirror.routing import Peer

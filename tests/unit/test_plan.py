@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastmirror.fetch.plan import ChunkPlan, PlanSettings
+from fastmirror.fetch.claims import PlanSettings
+from fastmirror.fetch.plan import ChunkPlan
 from fastmirror.fetch.spans import SpanSet
 from fastmirror.oci.span import Span
 from fastmirror.routing import Peer
@@ -140,11 +141,111 @@ def test_second_answer_of_two_rivals_gets_nothing_to_do() -> None:
     plan.join(Peer("b", 1))
     later = SETTINGS.hedge_after
     rivals = [claim for claim in plan.step(later).start if claim.start == 0]
-    assert len(rivals) == 1 and rivals[0].rival is first
+    assert len(rivals) == 1 and rivals[0].race == [first, rivals[0]]
     assert plan.flows(rivals[0], later) and not plan.flows(first, later)
     assert plan.step(later).cancel == [first]
     plan.settle(first, later, failed=False)
     assert sum(claim.start == 0 for claim in plan.claims) == 1
+
+
+def test_one_more_peer_is_asked_with_each_delay_that_passes_without_an_answer() -> None:
+    plan = ChunkPlan(MIB, SETTINGS)
+    for name in "abcd":
+        plan.join(Peer(name, 1))
+    asked = [[claim.peer.host for claim in plan.step(n * SETTINGS.hedge_after).start] for n in range(4)]
+    assert asked == [["a"], ["b"], ["c"], ["d"]]
+    assert {(claim.start, claim.stop) for claim in plan.claims} == {(0, MIB)}
+    first, *others = plan.claims
+    assert plan.flows(others[-1], 1.0)
+    assert not any(plan.flows(claim, 1.0) for claim in (first, *others[:-1]))
+    for claim in (first, *others[:-1]):
+        plan.settle(claim, 1.0, failed=False)
+    assert plan.step(1.0).start == [], "every byte belongs to the one that answered"
+
+
+def test_all_who_race_may_fail_and_the_bytes_are_free_again() -> None:
+    plan = ChunkPlan(MIB, SETTINGS)
+    for name in "abc":
+        plan.join(Peer(name, 1))
+    (first,), (second,) = plan.step(0.0).start, plan.step(SETTINGS.hedge_after).start
+    plan.settle(first, 0.2, failed=True)
+    plan.settle(second, 0.2, failed=True)
+    assert [(claim.peer.host, claim.start, claim.stop) for claim in plan.step(0.2).start] == [("c", 0, MIB)]
+
+
+def test_of_equals_the_one_with_the_least_order_is_asked_first_and_a_far_faster_one_before_them() -> None:
+    plan = ChunkPlan(64 * MIB, SETTINGS)
+    plan.join(Peer("second", 1), 40e6, order=2)
+    plan.join(Peer("first", 1), 38e6, order=1)
+    plan.join(Peer("fast", 1), 300e6, order=3)
+    claims = plan.step(0.0).start
+    assert [claim.peer.host for claim in claims] == ["fast", "first", "second"]
+    assert [claim.start for claim in claims] == sorted(claim.start for claim in claims)
+
+
+def test_a_claim_that_is_spared_goes_on_as_if_it_had_just_moved() -> None:
+    plan = ChunkPlan(MIB, SETTINGS)
+    plan.join(Peer("a", 1))
+    (claim,) = plan.step(0.0).start
+    plan.flows(claim, 0.0)
+    late = SETTINGS.stall_timeout
+    assert plan.step(late).cancel == [claim]
+    plan.spare(claim, late)
+    again_at = plan.step(late).again_at
+    assert again_at is not None
+    assert again_at > late
+    assert plan.step(again_at).cancel == [claim]
+
+
+# ---- readers that wait elsewhere than at the frontier
+
+
+def started(plan: ChunkPlan, now: float = 0.0) -> list[tuple[int, int]]:
+    return [(claim.start // MIB, claim.stop // MIB) for claim in plan.step(now).start]
+
+
+def test_what_a_reader_waits_for_comes_first_and_the_rest_with_those_who_are_left() -> None:
+    plan = ChunkPlan(512 * MIB, SETTINGS)
+    for name in "abcd":
+        plan.join(Peer(name, 1))
+    plan.want([300 * MIB + 5])
+    chunk = int(SETTINGS.guess * SETTINGS.chunk_seconds) // MIB
+    ahead = SETTINGS.ahead // MIB
+    spans = started(plan)
+    assert spans[0] == (300, 300 + chunk)
+    assert all(300 <= start < 300 + ahead + 1 or start < 64 for start, _ in spans)
+    plan.want([])
+    assert len(plan.claims) == 4
+
+
+def test_readers_in_several_places_are_all_served() -> None:
+    plan = ChunkPlan(512 * MIB, SETTINGS)
+    for name in "abcd":
+        plan.join(Peer(name, 1))
+    plan.want([0, 100 * MIB, 200 * MIB])
+    assert {start for start, _ in started(plan)[:3]} == {0, 100, 200}
+
+
+def test_bytes_that_a_reader_waits_for_are_asked_for_twice_if_nobody_answers() -> None:
+    plan = ChunkPlan(512 * MIB, SETTINGS)
+    for name in "ab":
+        plan.join(Peer(name, 1))
+    plan.want([300 * MIB])
+    first = plan.step(0.0).start[0]
+    rivals = [claim for claim in plan.step(SETTINGS.hedge_after).start if claim.start == 300 * MIB]
+    assert [claim.peer for claim in rivals] == [Peer("b", 1)]
+    assert first.peer == Peer("a", 1)
+
+
+def test_a_reader_that_waits_behind_what_has_arrived_waits_for_what_comes_next() -> None:
+    plan = ChunkPlan(8 * MIB, SETTINGS)
+    plan.join(Peer("a", 1))
+    (claim,) = plan.step(0.0).start
+    plan.flows(claim, 0.0)
+    plan.arrived(claim, 5 * MIB, 0.1)
+    plan.settle(claim, 0.1, failed=True)
+    plan.want([2 * MIB])
+    assert started(plan, 1.0) == [(5, 8)]
 
 
 fates = st.sampled_from(list(Fate))

@@ -1,6 +1,6 @@
 """Who sends which bytes of one content next. Pure: no clock, no socket, no file; ``now`` is passed in.
 
-The plan hands out claims; drivers carry them out and report. Every byte belongs to one claim at a time (two while two
+The plan hands out claims; drivers carry them out and report. Every byte belongs to one claim at a time (several while
 peers race for the first answer), so that no byte of the spool is written by two at once.
 
 Source: docs/decisions/0003-many-peers.md.
@@ -11,32 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-import msgspec
-
-from fastmirror.fetch.claims import Claim, Supplier
+from fastmirror.fetch.claims import Claim, PlanSettings, Supplier
 from fastmirror.fetch.spans import SpanSet
 from fastmirror.oci.span import Span
 from fastmirror.routing import Peer
-
-
-class PlanSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The numbers of a plan. Durations in seconds, sizes in bytes."""
-
-    piece: int = 1 << 20  # claims begin and end at multiples of it, as chunk lists have it
-    least_chunk: int = 1 << 20
-    most_chunk: int = 16 << 20
-    lone_chunk: int = 64 << 20
-    chunk_seconds: float = 0.15  # a claim should last about so long
-    window: int = 64 << 20  # how far ahead of the frontier bytes are claimed, at least
-    hedge_after: float = 0.05  # without an answer for the frontier, a second peer is asked too
-    hedge_share: float = 0.1  # of all claims may be hedges (and a few more)
-    answer_timeout: float = 0.5
-    stall_timeout: float = 0.5
-    least_stall: float = 0.25
-    strikes: int = 3  # failures in a row of one peer before it is left alone for this content
-    rest: float = 0.5  # after a failure a peer is asked for nothing for so long, the next time twice as long
-    per_peer: int = 2  # claims at once; more than one only for bytes that the reader waits for
-    guess: float = 40e6  # bytes per second of a peer that nothing is known of
 
 
 class Step(NamedTuple):
@@ -51,9 +29,12 @@ class Step(NamedTuple):
 class ChunkPlan:
     """The state of one content's transfer from any number of peers.
 
-    Reports     ``join``, ``leave``, ``flows``, ``arrived``, ``settle``, ``cut``, ``reject``; a ``step`` follows each.
+    Reports     ``join``, ``leave``, ``want``, ``flows``, ``arrived``, ``settle``, ``cut``, ``spare``, ``reject``; a
+                ``step`` follows each.
     Frontier    all bytes before it have arrived. ``finished`` when it is the size.
-    Bound       a byte the reader waits for is claimed by a live peer, or asked for again, within the timeouts above.
+    Heads       the first missing byte of each reader that waits; the frontier if none does. What is behind a head
+                comes first: as far as the window behind the frontier, as far as ``ahead`` behind the others.
+    Bound       a byte that a reader waits for is claimed by a live peer, or asked for again, within the timeouts above.
     """
 
     def __init__(self, size: int, settings: PlanSettings, start: int = 0) -> None:
@@ -67,17 +48,14 @@ class ChunkPlan:
         self._claims: list[Claim] = []
         self._suppliers: dict[Peer, Supplier] = {}
         self._avoid: dict[int, set[Peer]] = {}
+        self._wanted: list[int] = []
 
     # ---- what is asked
 
     @property
     def frontier(self) -> int:
         """All bytes before it have arrived; it can move back by ``reject`` only."""
-        position = self._done.reach(0)
-        for claim in sorted(self._claims, key=_by_start):
-            if claim.start <= position < claim.position:
-                position = self._done.reach(claim.position)
-        return position
+        return self._reach(0)
 
     @property
     def finished(self) -> bool:
@@ -96,10 +74,13 @@ class ChunkPlan:
 
     # ---- what is reported
 
-    def join(self, peer: Peer, rate: float | None = None) -> None:
-        """A peer has the content; ``rate`` in bytes per second is what it gave lately. Twice is once."""
+    def join(self, peer: Peer, rate: float | None = None, order: int = 0) -> None:
+        """A peer has the content; ``rate`` in bytes per second is what it gave lately. Twice is once.
+
+        Of peers that are about as fast the one with the least ``order`` is asked first.
+        """
         if peer not in self._suppliers:
-            self._suppliers[peer] = Supplier(peer, rate or self.settings.guess)
+            self._suppliers[peer] = Supplier(peer, rate or self.settings.guess, order)
 
     def leave(self, peer: Peer) -> list[Claim]:
         """Ask this peer for nothing more. Returns its claims: the drivers cancel and settle them."""
@@ -109,18 +90,23 @@ class ChunkPlan:
             claim.told = True
         return claims
 
+    def want(self, positions: Iterable[int]) -> None:
+        """Where readers wait for bytes: what is missing behind these positions comes before all else."""
+        self._wanted = sorted(set(positions))
+
     def flows(self, claim: Claim, now: float) -> bool:
         """The peer's answer is good. False if a rival was first: then the claim ends without a byte."""
         if claim.told:
             return False
         claim.flowing = True
         claim.last = now
-        rival, claim.rival = claim.rival, None
-        if rival is not None:
-            rival.rival = None
-            rival.told = True
-            rival.stop = rival.start  # its bytes are this claim's now
-            self._strike(rival.peer, now)
+        race, claim.race = claim.race, [claim]
+        for rival in race:
+            if rival is not claim:
+                rival.race = [rival]
+                rival.told = True
+                rival.stop = rival.start  # its bytes are this claim's now
+                self._strike(rival.peer, now)
         return True
 
     def arrived(self, claim: Claim, position: int, now: float) -> None:
@@ -145,16 +131,19 @@ class ChunkPlan:
             return
         self._claims.remove(claim)
         self._done.add(Span(claim.start, claim.position))
-        rival, claim.rival = claim.rival, None
-        if rival is not None:
-            rival.rival = None  # the other goes on for the same bytes
-        else:
+        claim.race.remove(claim)
+        if not claim.race:  # else another goes on for the same bytes
             self._free.add(Span(claim.position, claim.stop))
         supplier = self._suppliers.get(claim.peer)
         if supplier is not None:
             supplier.claims -= 1
         if failed:
             self._strike(claim.peer, now)
+
+    def spare(self, claim: Claim, now: float) -> None:
+        """A claim that was given up goes on: it is not its peer that was late."""
+        claim.told = claim.slow = False
+        claim.last = now
 
     def reject(self, span: Span, peers: Iterable[Peer]) -> None:
         """Bytes that had arrived are wrong: they are asked for again, not from ``peers`` if anybody else has them."""
@@ -187,21 +176,23 @@ class ChunkPlan:
         """Claims to give up: silent for too long, beaten by a rival, or too slow for the reader who waits for them."""
         overdue = [claim for claim in self._claims if not claim.told and now >= self._deadline(claim)]
         beaten = [claim for claim in self._claims if claim.told and claim.start == claim.stop and not claim.flowing]
-        slow = self._slow_at_frontier(now)
-        if slow is not None and slow not in overdue:
-            self._avoid.setdefault(self._piece_of(slow.position), set()).add(slow.peer)
-            overdue.append(slow)
+        for head in self._heads():
+            slow = self._slow_at(head, now)
+            if slow is not None and slow not in overdue:
+                slow.slow = True
+                self._avoid.setdefault(self._piece_of(slow.position), set()).add(slow.peer)
+                overdue.append(slow)
         for claim in overdue:
             claim.told = True
         return overdue + beaten
 
-    def _slow_at_frontier(self, now: float) -> Claim | None:
-        """The claim that the reader waits for, if it cannot be cut any more and somebody else is far faster."""
-        claim = self._at(self.frontier)
+    def _slow_at(self, head: int, now: float) -> Claim | None:
+        """The claim that a reader waits for, if it cannot be cut any more and somebody else is far faster."""
+        claim = self._at(head)
         if claim is None or claim.told or claim.seconds_left() < self.settings.stall_timeout:
             return None
         others = [supplier.rate for supplier in self._by_rate(now) if supplier.peer != claim.peer]
-        if not others or claim.seconds_left() < 4 * claim.left / others[0]:
+        if not others or claim.seconds_left() < 4 * claim.left / max(others):
             return None
         return claim if self._piece_of(claim.position) + self.settings.piece >= claim.stop else None
 
@@ -222,28 +213,57 @@ class ChunkPlan:
 
     def _assign(self, now: float, start: list[Claim]) -> list[tuple[Claim, int]]:
         """Give every peer without a claim something to do: free bytes, else a part of what another one has claimed."""
-        frontier = self.frontier
-        end = frontier + max(self.settings.window, 2 * sum(map(self._chunk, self._suppliers.values())))
+        heads = self._heads()
         cuts: list[tuple[Claim, int]] = []
         for supplier in self._by_rate(now):
-            if supplier.claims:
+            if supplier.claims or self._relieve(heads, supplier, cuts):
                 continue
-            slow = self._at(frontier)
-            if slow is not None and slow.seconds_left() < 2 * self.settings.chunk_seconds:
-                slow = None
-            if slow is not None and self._cut(slow, supplier, cuts):
-                continue
-            if not self._take(supplier, end, now, start):
+            if not any(self._take(supplier, window, now, start) for window in self._windows(heads)):
                 for victim in sorted(self._claims, key=Claim.seconds_left, reverse=True):
                     if self._cut(victim, supplier, cuts):
                         break
-        free = self._free.first()
-        if free is not None and free.start <= frontier:
-            # The reader waits for these bytes and everybody is busy: the fastest does two things at once.
-            for supplier in self._by_rate(now):
-                if 0 < supplier.claims < self.settings.per_peer and self._take(supplier, frontier + 1, now, start):
-                    break
+        for head in heads:
+            # A reader waits for these bytes and everybody is busy: the fastest does two things at once.
+            if self._free.reach(head) > head:
+                for supplier in self._by_rate(now):
+                    busy = 0 < supplier.claims < self.settings.per_peer
+                    if busy and self._take(supplier, Span(head, head + 1), now, start):
+                        break
         return cuts
+
+    def _reach(self, position: int) -> int:
+        """How far the bytes from ``position`` on have arrived without a gap."""
+        position = self._done.reach(position)
+        for claim in sorted(self._claims, key=_by_start):
+            if claim.start <= position < claim.position:
+                position = self._done.reach(claim.position)
+        return position
+
+    def _heads(self) -> list[int]:
+        """The first missing bytes that readers wait for, in order."""
+        heads = sorted({self._reach(position) for position in self._wanted or (0,)})
+        return heads if heads[0] < self.size else [self.frontier]
+
+    def _windows(self, heads: list[int]) -> list[Span]:
+        """What may be asked for, in the order in which it should be: few claims behind a head make it the next."""
+        frontier = self.frontier
+        whole = max(self.settings.window, 2 * sum(map(self._chunk, self._suppliers.values())))
+        windows = [
+            Span(head, head + (whole if head == frontier else self.settings.ahead))
+            for head in heads
+            if head < self.size
+        ]
+        windows.sort(key=lambda window: sum(window.start <= claim.position < window.stop for claim in self._claims))
+        return windows if frontier in heads else [*windows, Span(frontier, frontier + whole)]
+
+    def _relieve(self, heads: list[int], supplier: Supplier, cuts: list[tuple[Claim, int]]) -> bool:
+        """Cut a claim that a reader waits for and will wait for long."""
+        for head in heads:
+            claim = self._at(head)
+            slow = claim is not None and claim.seconds_left() >= 2 * self.settings.chunk_seconds
+            if claim is not None and slow and self._cut(claim, supplier, cuts):
+                return True
+        return False
 
     def _cut(self, victim: Claim, thief: Supplier, cuts: list[tuple[Claim, int]]) -> bool:
         """Cut ``victim`` so that both parts end together, or to a chunk; False if that would not help."""
@@ -264,12 +284,15 @@ class ChunkPlan:
         self.steals += 1
         return True
 
-    def _take(self, supplier: Supplier, end: int, now: float, start: list[Claim]) -> bool:
-        """Claim the first free bytes before ``end`` that this peer may give."""
+    def _take(self, supplier: Supplier, window: Span, now: float, start: list[Claim]) -> bool:
+        """Claim the first free bytes in the window that this peer may give."""
         for free in self._free:
-            if free.start >= end:
+            if free.start >= window.stop:
                 break
-            span = self._span_for(supplier, free)
+            if free.stop <= window.start:
+                continue
+            # From the piece's beginning on: only whole pieces can be compared with a chunk list.
+            span = self._span_for(supplier, Span(max(free.start, self._piece_of(window.start)), free.stop))
             if span is not None:
                 self._free.remove(span)
                 start.append(self._claim(supplier, span, now))
@@ -318,33 +341,39 @@ class ChunkPlan:
         """Whom to ask, the best first: not those that rest after a failure, unless all do."""
         usable = [supplier for supplier in self._suppliers.values() if self._usable(supplier)]
         awake = [supplier for supplier in usable if supplier.rests_until <= now]
-        return sorted(awake or usable, key=lambda supplier: (supplier.strikes, -supplier.rate))
+        return sorted(awake or usable, key=lambda supplier: supplier.preference)
 
     def _hedge(self, now: float, start: list[Claim]) -> None:
-        """Ask a second peer for the bytes that the reader waits for, if the first does not answer."""
-        frontier = self.frontier
+        """Ask one more peer for the bytes that a reader waits for, if those that were asked do not answer."""
+        heads = self._heads()
         for claim in tuple(self._claims):
-            late = not claim.flowing and not claim.told and now >= claim.began + self.settings.hedge_after
-            if not late or claim.rival is not None or claim.start > frontier or claim in start:
+            if not self._unanswered(claim, heads) or now < claim.began + self.settings.hedge_after:
                 continue
             if self.hedges >= 3 + self.settings.hedge_share * self.started:
                 return
+            asked = {rival.peer for rival in claim.race}
             for supplier in self._by_rate(now):
-                if supplier.peer != claim.peer and supplier.claims < self.settings.per_peer:
+                if supplier.peer not in asked and supplier.claims < self.settings.per_peer:
                     rival = self._claim(supplier, Span(claim.start, claim.stop), now)
-                    claim.rival, rival.rival = rival, claim
+                    rival.race = claim.race
+                    rival.race.append(rival)
                     self.hedges += 1
                     start.append(rival)
                     break
 
+    def _unanswered(self, claim: Claim, heads: list[int]) -> bool:
+        """Whether a reader waits for the answer to this claim, and nobody was asked for the same bytes after it."""
+        waiting = not claim.flowing and not claim.told and claim is claim.race[-1]
+        return waiting and any(claim.start <= head < claim.stop for head in heads)
+
     def _again_at(self, now: float) -> float | None:
         times = []
-        frontier = self.frontier
+        heads = self._heads()
         for claim in self._claims:
             if claim.told:
                 continue
             times.append(self._deadline(claim))
-            if not claim.flowing and claim.rival is None and claim.start <= frontier:
+            if self._unanswered(claim, heads):
                 hedge = claim.began + self.settings.hedge_after
                 if hedge > now:
                     times.append(hedge)
