@@ -1,0 +1,237 @@
+"""The other nodes as this one sees them: versions, who is there, where they were met, and what look-ups may know."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+
+from fastmirror.inventory.card import Card, Verify, Version
+from fastmirror.inventory.facts import Changed, Down, Fact, Meet, Up
+from fastmirror.inventory.keys import KeySet
+from fastmirror.inventory.member import Member, State
+from fastmirror.inventory.messages import Listed
+
+MAX_MEMBERS: Final = 8192
+MAX_UNMET: Final = 1024
+MAX_PER_HOST: Final = 8
+"""Nodes that are believed to be at one address: one machine cannot outvote a cluster."""
+
+MEETINGS: Final = 4
+FORGET_SECONDS: Final = 900.0
+_MEET_BACKOFF: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+
+
+class Members:
+    """All that is known of others. Appends what it has to tell to ``facts``; ``refused`` counts what was not believed.
+
+    ``allowed`` says whether an address may be dialled at all.
+    """
+
+    def __init__(self, facts: list[Fact], verify: Verify, allowed: Callable[[str], bool], dice: random.Random) -> None:
+        self.refused: Counter[str] = Counter()
+        self._facts = facts
+        self._verify = verify
+        self._allowed = allowed
+        self._dice = dice
+        self._members: dict[bytes, Member] = {}
+        self._view: int | None = 0
+        self._live: list[bytes] | None = []
+
+    def get(self, owner: bytes) -> Member | None:
+        """What is known of a node."""
+        return self._members.get(owner)
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(self._members.values())
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    @property
+    def live(self) -> list[bytes]:
+        """The ids of those that are there."""
+        if self._live is None:
+            self._live = [owner for owner, member in self._members.items() if member.live]
+        return self._live
+
+    def view(self) -> int:
+        """All live nodes and their versions as one number: two nodes that know the same have the same."""
+        if self._view is None:
+            self._view = sum(view_of(owner, self._members[owner].version) for owner in self.live) % 2**64
+        return self._view
+
+    def listed(self) -> tuple[Listed, ...]:
+        """All live nodes with their versions."""
+        return tuple((owner, self._members[owner].version) for owner in self.live)
+
+    def dialable(self, card: Card) -> tuple[str, ...]:
+        """The addresses of a card that may be dialled; the others are counted."""
+        hosts = tuple(host for host in card.hosts if self._allowed(host))
+        self.refused["address"] += len(card.hosts) - len(hosts)
+        return hosts
+
+    # ---- versions
+
+    def learn(self, card: Card, keys: KeySet, now: float, direct: bool) -> Member | None:
+        """Take over a newer version; None if it is not believed (``refused`` says why)."""
+        member = self._members.get(card.owner)
+        if member is None and not self._room(direct):
+            self.refused["room"] += 1
+            return None
+        if not card.genuine(self._verify):
+            self.refused["signature"] += 1
+            return None
+        if member is None:
+            member = self._members[card.owner] = Member(card, keys, State.LIVE, now)
+        else:
+            self._replace(member, card, keys, now)
+        self._touch()
+        if card.left:
+            self.lose(member, State.LEFT, "said good-bye", now)
+        return member
+
+    def _replace(self, member: Member, card: Card, keys: KeySet, now: float) -> None:
+        before, had = member.card, member.keys
+        member.card, member.keys = card, keys
+        if member.state is not State.LIVE:
+            member.state, member.since = State.LIVE, now
+        if member.host and member.host not in card.hosts:
+            self._retract(member, "moved")
+            member.host = ""
+        if not member.offered:
+            self.offer(member)
+        elif (before.peer_port, before.token, before.name, before.zone) != _offered(card):
+            self._facts.append(Up(card, member.host, keys))
+        elif keys is not had:
+            old, new = set(had), set(keys)
+            self._facts.append(Changed(card.owner, tuple(new - old), tuple(old - new)))
+
+    def amend(self, member: Member, card: Card, add: tuple[int, ...], drop: tuple[int, ...]) -> bool:
+        """Take over a change of the version that is known; False if it does not lead to what the card says."""
+        if not card.genuine(self._verify):
+            self.refused["signature"] += 1
+            return False
+        keys = member.keys.changed(add, drop) if add or drop else member.keys
+        if keys.root != card.root:
+            return False
+        before = member.card
+        member.card, member.keys = card, keys
+        self._touch()
+        if member.offered:
+            if (before.peer_port, before.token, before.name, before.zone) != _offered(card):
+                self._facts.append(Up(card, member.host, keys))
+            elif add or drop:
+                self._facts.append(Changed(card.owner, add, drop))
+        return True
+
+    def _room(self, direct: bool) -> bool:
+        if direct:
+            return len(self._members) < MAX_MEMBERS + MAX_UNMET
+        return len(self._members) < MAX_MEMBERS and sum(not member.host for member in self) < MAX_UNMET
+
+    # ---- coming and going
+
+    def revive(self, member: Member, now: float) -> None:
+        """It is there after all: it answers on a connection."""
+        if member.state is State.LOST:
+            member.state, member.since = State.LIVE, now
+            self._touch()
+            self.offer(member)
+
+    def lose(self, member: Member, state: State, why: str, now: float) -> None:
+        """It is gone; its keys are not found from now on."""
+        member.state, member.since = state, now
+        member.failure, member.failed_at = why, now
+        member.host, member.failed_meets, member.meet_at = "", 0, 0.0
+        self._touch()
+        self._retract(member, why)
+
+    def offer(self, member: Member) -> None:
+        """Let look-ups know it, if it is there and was met."""
+        if member.live and member.host and not member.offered:
+            member.offered = True
+            self._facts.append(Up(member.card, member.host, member.keys))
+
+    def _retract(self, member: Member, why: str) -> None:
+        if member.offered:
+            member.offered = False
+            self._facts.append(Down(member.owner, why))
+
+    def forget(self, now: float) -> None:
+        """Drop what has been gone for long."""
+        old = [m.owner for m in self if not m.live and now - m.since > FORGET_SECONDS and not m.meeting]
+        for owner in old:
+            del self._members[owner]
+
+    # ---- meeting
+
+    def met(self, owner: bytes, host: str, now: float) -> None:
+        """It proved to be at this address."""
+        member = self._members.get(owner)
+        if member is None:
+            return
+        member.meeting = False
+        member.failed_meets = 0
+        if not member.live or host not in member.card.hosts or member.host == host:
+            return
+        if sum(other.host == host for other in self) >= MAX_PER_HOST:
+            self.refused["crowd"] += 1
+            member.meet_at = now + _MEET_BACKOFF[-1]
+            return
+        if member.host:
+            self._retract(member, "moved")
+        member.host = host
+        self.offer(member)
+
+    def not_met(self, owner: bytes, why: str, now: float) -> Member | None:
+        """It did not prove to be where it says. Gives back the member if it was believed to be there."""
+        member = self._members.get(owner)
+        if member is None:
+            return None
+        member.meeting = False
+        member.failure, member.failed_at = why, now
+        delay = _MEET_BACKOFF[min(member.failed_meets, len(_MEET_BACKOFF) - 1)]
+        member.failed_meets += 1
+        member.meet_at = now + delay * self._dice.uniform(0.8, 1.2)
+        return member if member.host and member.live else None
+
+    def begin_meetings(self, now: float) -> None:
+        """Ask for meetings with live nodes that were not met yet, a few at a time."""
+        busy = sum(member.meeting for member in self)
+        for owner in self.live:
+            if busy >= MEETINGS:
+                return
+            member = self._members[owner]
+            if not member.host and not member.meeting and now >= member.meet_at:
+                busy += self.meet(member, now)
+
+    def meet(self, member: Member, now: float) -> bool:
+        """Ask for a meeting with one node; False if it has no address that may be dialled."""
+        hosts = self.dialable(member.card)
+        if not hosts or not member.card.router_port:
+            self.not_met(member.owner, "no address that may be dialled (--peer-cidr)", now)
+            return False
+        member.meeting = True
+        self._facts.append(Meet(member.owner, hosts, member.card.router_port))
+        return True
+
+    def _touch(self) -> None:
+        self._view = self._live = None
+
+
+def _offered(card: Card) -> tuple[int, bytes, str, str]:
+    return card.peer_port, card.token, card.name, card.zone
+
+
+def view_of(owner: bytes, version: Version) -> int:
+    """One node's part of the view: the first 8 bytes of a SHA-256 over id, epoch and sequence, as a number."""
+    data = owner + version.epoch.to_bytes(8, "big") + version.sequence.to_bytes(8, "big")
+    return int.from_bytes(hashlib.sha256(data).digest()[:8], "big")
+
+
+def views(listed: Iterable[Listed]) -> int:
+    """The sum of all parts, modulo 2 ** 64."""
+    return sum(view_of(owner, version) for owner, version in listed) % 2**64
