@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Seen(NamedTuple):
-    """One request as the peer saw it. ``number`` counts the GETs before it."""
+    """One request as the peer saw it: bytes ``[start, stop)``. ``number`` counts the GETs before it."""
 
     method: str
     target: str
@@ -15,6 +15,7 @@ class Seen(NamedTuple):
     start: int | None
     number: int
     headers: dict[str, str]
+    stop: int | None = None
 
 
 class Fault(NamedTuple):

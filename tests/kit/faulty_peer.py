@@ -119,12 +119,13 @@ class FaultyPeer:
         method, target, _ = lines[0].split(" ")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
         match = _TARGET.match(target)
-        asked = re.fullmatch(r"bytes=(\d+)-\d*", headers.get("range", ""))
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", headers.get("range", ""))
         with self._lock:
             number = sum(1 for r in self.requests if r.method == "GET")
             seen = Seen(
-                method, target, match["reference"] if match else "", int(asked[1]) if asked else None, number, headers
-            )
+                method, target, match["reference"] if match else "", int(asked[1]) if asked else None, number, headers,
+                int(asked[2]) + 1 if asked and asked[2] else None,
+            )  # fmt: skip
             self.requests.append(seen)
         return seen
 
@@ -153,7 +154,7 @@ class FaultyPeer:
     def _content_answer(self, sock: socket.socket, seen: Seen, content: bytes, fault: Fault | None) -> bool:
         kind = fault.kind if fault else ""
         at, amount = (fault.at, fault.amount) if fault else (0, 0)
-        size, start = len(content), 0
+        size, start, stop = len(content), 0, len(content)
         code, fields = 200, ["Content-Type: application/octet-stream", f"Docker-Content-Digest: {seen.reference}"]
         if kind == "corrupt":
             where = at % size
@@ -161,13 +162,13 @@ class FaultyPeer:
         if kind == "unasked_range":
             start, code = size // 2, 206
         elif seen.start is not None and kind != "no_range":
-            start, code = seen.start, 206
+            start, stop, code = seen.start, min(size, seen.stop or size), 206
         if start >= size and code == 206:
             return self._error(sock, 416, f"Content-Range: bytes */{size}")
         if code == 206:
             told = start + (amount if kind == "wrong_range" else 0)
-            fields.append(f"Content-Range: bytes {told}-{size - 1}/{size}")
-        body = content[start:]
+            fields.append(f"Content-Range: bytes {told}-{stop - 1}/{size}")
+        body = content[start:stop]
         if kind == "wrong_length":
             body = body + b"z" * amount if amount > 0 else body[:amount]
         if kind == "encoded":

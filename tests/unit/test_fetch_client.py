@@ -7,7 +7,7 @@ import errno
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,13 @@ import pytest
 
 from fastmirror._native.hashing import Hasher
 from fastmirror.config import FetchSettings
-from fastmirror.http import body as body_module
 from fastmirror.http import client as client_module
-from fastmirror.http.body import Body, Connected, Landing, Received
+from fastmirror.http.body import Body, Landing, Received
 from fastmirror.http.client import PeerClient
 from fastmirror.http.intake import Intake
 from fastmirror.http.outcome import PeerOutcome
 from fastmirror.http.resolve import Place, Resolver
-from fastmirror.http.response import Ask, Head, Part
+from fastmirror.http.response import Ask, Head
 from fastmirror.oci.digest import Digest
 from fastmirror.oci.span import Span
 from tests.kit import faults
@@ -321,69 +320,3 @@ async def test_out_of_descriptors_is_not_the_peers_fault(rig: Make, monkeypatch:
 
     monkeypatch.setattr(socket, "socket", none_left)
     assert await made.client.head(("127.0.0.1", 1), TARGET, 1.0) is PeerOutcome.LEFT
-
-
-# ---- patience: is it the peer that is late, or are we?
-
-
-class StuckIntake:
-    """An intake whose threads do nothing: a job begins, and ends only when it is cancelled."""
-
-    def __init__(self) -> None:
-        self.job = StuckJob()
-
-    def begin(self, order: object, watcher: Any) -> StuckJob:
-        self.job.watcher = watcher
-        return self.job
-
-
-class StuckJob:
-    received = 0
-    errno = 0
-    done = False
-    outcome = "running"
-    watcher: Any = None
-
-    def __init__(self) -> None:
-        self.last_progress = time.monotonic()
-
-    def cancel(self) -> None:
-        if not self.done:
-            self.done, self.outcome = True, "cancelled"
-            asyncio.get_running_loop().call_soon(self.watcher.ended, self)
-
-
-@pytest.fixture
-def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
-    pair = socket.socketpair()
-    for sock in pair:
-        sock.setblocking(False)
-    yield pair
-    for sock in pair:
-        sock.close()
-
-
-def stuck(sock: socket.socket) -> Body:
-    settings = FetchSettings(stall_timeout=0.05)
-    return Body(Part(Span(0, 100), 100), Connected(sock, b"", None), StuckIntake(), settings)  # type: ignore[arg-type]
-
-
-def nowhere() -> Landing:
-    return Landing(-1, None, lambda _: None, lambda: None)
-
-
-async def test_a_peer_without_a_byte_to_read_has_stalled(ends: tuple[socket.socket, socket.socket]) -> None:
-    began = time.monotonic()
-    assert await stuck(ends[0]).receive(nowhere()) == Received(PeerOutcome.STALLED, 0)
-    assert 0.04 < time.monotonic() - began < 0.05 * 2 * NOISE
-
-
-async def test_a_peer_whose_bytes_we_do_not_take_has_not_stalled(
-    ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(body_module, "DISK_SECONDS", 0.3)
-    ends[1].send(b"bytes that wait")
-    began = time.monotonic()
-    received = await stuck(ends[0]).receive(nowhere())
-    assert received == Received(PeerOutcome.LEFT, 0, errno.ETIMEDOUT), "our disk is to blame, and nobody else"
-    assert time.monotonic() - began > 0.25

@@ -76,6 +76,7 @@ class Body:
         self._job: Job | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._verdict: PeerOutcome | None = None
+        self._disk_errno = 0
         self._mark = (0.0, 0)
 
     async def receive(self, landing: Landing) -> Received:
@@ -106,6 +107,24 @@ class Body:
             self._timer.cancel()
             job.cancel()
 
+    def shorten(self, stop: int) -> int:
+        """Receive only the bytes of the content before ``stop``, or a few more; gives where the body ends from now on.
+
+        Only while :meth:`receive` runs. It ends there as GOT, without a connection that could be used again.
+        """
+        assert self._job is not None
+        start = self.part.span.start
+        return start + self._job.shorten(max(0, stop - start))
+
+    def give_up(self, outcome: PeerOutcome) -> bool:
+        """End :meth:`receive`, soon, with this outcome; False, and nothing happens, if it is us who are late."""
+        assert self._job is not None
+        if self._waiting() and time.monotonic() - self._job.last_progress < DISK_SECONDS:
+            return False
+        self._verdict = self._verdict or outcome
+        self._job.cancel()
+        return True
+
     def close(self) -> None:
         """End the connection if the body was not received from it; idempotent."""
         if self._job is None:
@@ -122,8 +141,8 @@ class Body:
         outcome = self._verdict or _OUTCOMES[job.outcome]
         if job.outcome == "complete":  # it won the race against our patience
             outcome = PeerOutcome.GOT
-        unhurt = outcome is PeerOutcome.GOT and self._verdict is None and not self._done.cancelled()
-        if unhurt and self._keep is not None:
+        whole = outcome is PeerOutcome.GOT and job.received == len(self.part.span)
+        if whole and self._verdict is None and not self._done.cancelled() and self._keep is not None:
             self._keep(self._sock)
         else:
             self._sock.close()
@@ -131,9 +150,7 @@ class Body:
         self._landing.landed()
         if not self._done.done():
             disk_errno = job.errno if job.outcome == "disk" else 0
-            if outcome is PeerOutcome.LEFT and not disk_errno:
-                disk_errno = errno.ETIMEDOUT if self._verdict is PeerOutcome.LEFT else 0
-            self._done.set_result(Received(outcome, job.received, disk_errno))
+            self._done.set_result(Received(outcome, job.received, disk_errno or self._disk_errno))
 
     def _check(self) -> None:
         """Look whether the body still comes along, and when to look again."""
@@ -148,6 +165,7 @@ class Body:
             self._verdict = PeerOutcome.STALLED
         elif late and idle >= DISK_SECONDS:
             self._verdict = PeerOutcome.LEFT
+            self._disk_errno = errno.ETIMEDOUT
         if self._verdict is not None:
             job.cancel()
             return
