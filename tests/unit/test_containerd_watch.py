@@ -196,6 +196,42 @@ class TestWatch:
             await heard.until(lambda: Foreign([TWO.digest]) in heard)
             assert not any(ONE.digest in frame.digests for frame in heard if isinstance(frame, Foreign))
 
+    async def test_what_is_looked_up_before_the_first_list_is_in_it(self) -> None:
+        source = FakeContainerd()
+        held = asyncio.Event()
+        listing = source.content
+
+        async def slow() -> list[ContentRecord]:
+            await held.wait()
+            return await listing()
+
+        source.content = slow  # type: ignore[method-assign]
+        async with running(source) as (watch, heard):
+            watch.look([ONE.digest])
+            while not source.asked:  # noqa: ASYNC110 - nothing tells of it
+                await asyncio.sleep(0)
+            held.set()
+            await heard.until(lambda: heard.changes)
+            assert heard.changes[0] == Changed(True, [IMAGE], [], [ONE], [])
+
+    async def test_what_was_said_before_containerd_stopped_answering_is_not_lost(self) -> None:
+        source = FakeContainerd()
+        answer = source.info
+
+        async def half(digest: str) -> ContentRecord | None:
+            if digest == THREE.digest:
+                raise StoreUnavailable("gone halfway")
+            return await answer(digest)
+
+        async with running(source) as (watch, heard):
+            await heard.until(lambda: heard.changes)
+            source.info = half  # type: ignore[method-assign]
+            source.records |= {TWO.digest: TWO, THREE.digest: THREE}
+            watch.look([TWO.digest, THREE.digest])
+            await heard.until(lambda: Lost("gone halfway") in heard)
+            source.info = answer  # type: ignore[method-assign]
+            await heard.until(lambda: heard.state()[0] == {ONE.digest, TWO.digest, THREE.digest})
+
     async def test_content_that_was_looked_up_survives_an_older_list(self) -> None:
         source = FakeContainerd()
         held = asyncio.Event()

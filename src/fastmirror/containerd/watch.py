@@ -150,13 +150,14 @@ class Watch:
         for digest in self._looked_up:  # newer than the list
             if digest in self._content:
                 content[digest] = self._content[digest]
+        known, names = (self._content, self._images) if self._complete else ({}, {})
         self._send(
             Changed(
                 complete=not self._complete,
-                images=[image for name, image in images.items() if self._images.get(name) != image],
-                no_images=[name for name in self._images if name not in images],
-                content=[record for digest, record in content.items() if self._content.get(digest) != record],
-                no_content=[digest for digest in self._content if digest not in content],
+                images=[image for name, image in images.items() if names.get(name) != image],
+                no_images=[name for name in names if name not in images],
+                content=[record for digest, record in content.items() if known.get(digest) != record],
+                no_content=[digest for digest in known if digest not in content],
             )
         )
         self._complete = True
@@ -178,16 +179,21 @@ class Watch:
     async def _ask(self, source: Source, digests: list[str]) -> None:
         found: list[ContentRecord] = []
         foreign: list[str] = []
-        for digest in digests:
-            record = await source.info(digest)
-            if record is not None and self._content.get(digest) != record:
-                self._content[digest] = record
-                found.append(record)
-            self._looked_up.add(digest)
-            if record is not None and record.sources:
-                del self._looks[digest]
-            elif not self._again(digest) and record is None:
-                foreign.append(digest)
+        try:
+            for digest in digests:
+                record = await source.info(digest)
+                if record is not None and self._content.get(digest) != record:
+                    self._content[digest] = record
+                    found.append(record)
+                self._looked_up.add(digest)
+                if record is not None and record.sources:
+                    del self._looks[digest]
+                elif not self._again(digest) and record is None:
+                    foreign.append(digest)
+        finally:  # containerd may stop answering halfway: what it had said was noted, so it must be told too
+            self._tell(found, foreign)
+
+    def _tell(self, found: list[ContentRecord], foreign: list[str]) -> None:
         gone = [digest for digest in foreign if self._content.pop(digest, None) is not None]
         if self._complete and (found or gone):
             self._send(Changed(complete=False, images=[], no_images=[], content=found, no_content=gone))
