@@ -11,6 +11,9 @@ from fastmirror.fetch.peerbook import (
     BACKOFF_MOST_SECONDS,
     BACKOFF_SECONDS,
     FAILURES,
+    HEDGE_COLD_SECONDS,
+    HEDGE_LEAST_SECONDS,
+    HEDGE_MOST_SECONDS,
     PROBE_LEAD_SECONDS,
     PROBE_SECONDS,
     QUARANTINE_SECONDS,
@@ -196,6 +199,48 @@ def test_one_who_failed_is_the_last_choice():
     book = PeerBook()
     book.note(A, PeerOutcome.STALLED, 0.0)
     assert book.rank([A, B, C], DIGEST, 0.0)[-1] == A
+
+
+def test_peers_of_this_zone_are_asked_first_but_not_if_they_failed():
+    book = PeerBook(far=lambda peer: peer == A)
+    assert {book.rank([A, B, C], Digest.of(b"%d" % n), 0.0)[-1] for n in range(16)} == {A}
+    book.begin(B)
+    book.begin(C)
+    assert book.rank([A, B, C], DIGEST, 0.0)[-1] == A, "nor for being idle"
+    book.note(B, PeerOutcome.STALLED, 0.0)
+    book.note(C, PeerOutcome.STALLED, 0.0)
+    assert book.rank([A, B, C], DIGEST, 0.0)[0] == A
+
+
+# ---- speed
+
+
+def test_a_rate_follows_what_bodies_had_and_small_ones_say_nothing():
+    book = PeerBook()
+    assert book.rate(A) is None
+    book.gave(A, 1000, 0.00001)
+    assert book.rate(A) is None
+    book.gave(A, 10_000_000, 1.0)
+    assert book.rate(A) == 10e6
+    for _ in range(20):
+        book.gave(A, 1_000_000, 1.0)
+    assert 1e6 <= (book.rate(A) or 0) < 1.1e6
+    book.gave(A, 1_000_000, 0.0)
+    assert book.rate(B) is None
+
+
+def test_the_patience_with_an_answer_is_what_nine_of_ten_keep_to_within_its_bounds():
+    book = PeerBook()
+    assert book.hedge_seconds() == HEDGE_COLD_SECONDS
+    for seconds in [0.02] * 95 + [0.5] * 5:
+        book.answered(seconds)
+    assert book.hedge_seconds() == 0.02
+    for _ in range(256):
+        book.answered(0.0002)
+    assert book.hedge_seconds() == HEDGE_LEAST_SECONDS
+    for _ in range(256):
+        book.answered(3.0)
+    assert book.hedge_seconds() == HEDGE_MOST_SECONDS
 
 
 def test_health_counts_each_peer_once():

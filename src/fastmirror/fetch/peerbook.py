@@ -6,8 +6,8 @@ It is kept per node, not per digest: what one blob has learned about a peer spar
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 import xxhash
@@ -25,6 +25,14 @@ PROBE_SECONDS: Final = 1.0  # one request at a time finds out whether a peer is 
 PROBE_LEAD_SECONDS: Final = 0.5  # how much earlier than a request a probe may do that
 PAUSE_SECONDS: Final = 1.0
 QUARANTINE_SECONDS: Final = 600.0
+HEDGE_COLD_SECONDS: Final = 0.05  # patience with an answer while little is known
+HEDGE_LEAST_SECONDS: Final = 0.005
+HEDGE_MOST_SECONDS: Final = 0.1
+_HEDGE_SHARE: Final = 0.9  # of all answers come sooner
+_HEDGE_SAMPLES: Final = 256
+_HEDGE_ENOUGH: Final = 16
+_RATE_WEIGHT: Final = 0.3  # of the newest in the smoothed rate
+_RATE_BYTES: Final = 256 * 1024  # less says more about delays than about rates
 _MOST_PEERS: Final = 8192
 _MOST_DOUBTS: Final = 8192
 
@@ -39,7 +47,7 @@ class Health(NamedTuple):
 
 class _Record:
     __slots__ = (
-        "active", "failed_at", "failures", "open_until", "paused_until", "probe_until", "quarantined_until",
+        "active", "failed_at", "failures", "open_until", "paused_until", "probe_until", "quarantined_until", "rate",
         "suspected_at", "trips",
     )  # fmt: skip
 
@@ -53,17 +61,21 @@ class _Record:
         self.paused_until = -math.inf
         self.quarantined_until = -math.inf
         self.suspected_at = -math.inf
+        self.rate: float | None = None
 
 
 class PeerBook:
-    """Breaker, quarantine and load of each peer. ``outcomes`` counts all that was noted.
+    """Breaker, quarantine, load and speed of each peer. ``outcomes`` counts all that was noted.
 
     ``salt`` makes nodes differ in whom they prefer among equals, so that one holder is not asked by all of them.
+    ``far`` says of a peer that it is in another zone: it is asked after those that are not.
     """
 
-    def __init__(self, salt: bytes = b"") -> None:
+    def __init__(self, salt: bytes = b"", far: Callable[[Peer], bool] | None = None) -> None:
         self.outcomes: Counter[PeerOutcome] = Counter()
+        self.far = far or _nobody
         self._salt = salt
+        self._answers: deque[float] = deque(maxlen=_HEDGE_SAMPLES)
         self._records: Lru[Peer, _Record] = Lru(_MOST_PEERS)
         self._doubts: Lru[tuple[Peer, Digest], float] = Lru(_MOST_DOUBTS)
         self._opened: set[Peer] = set()
@@ -136,6 +148,31 @@ class PeerBook:
         record = self._record(peer)
         record.active = max(0, record.active - 1)
 
+    # ---- how fast
+
+    def answered(self, seconds: float) -> None:
+        """The head of an answer came so long after it was asked for, a new connection included."""
+        self._answers.append(seconds)
+
+    def gave(self, peer: Peer, count: int, seconds: float) -> None:
+        """``count`` bytes of a body came within ``seconds``."""
+        if count >= _RATE_BYTES and seconds > 0:
+            record = self._record(peer)
+            rate = count / seconds
+            record.rate = rate if record.rate is None else record.rate + _RATE_WEIGHT * (rate - record.rate)
+
+    def rate(self, peer: Peer) -> float | None:
+        """Bytes per second that one body of ``peer`` had lately; None if that is not known."""
+        record = self._records.get(peer)
+        return None if record is None else record.rate
+
+    def hedge_seconds(self) -> float:
+        """How long to wait for an answer until somebody else is asked, too: nine of ten come sooner."""
+        if len(self._answers) < _HEDGE_ENOUGH:
+            return HEDGE_COLD_SECONDS
+        usual = sorted(self._answers)[int(len(self._answers) * _HEDGE_SHARE)]
+        return min(max(usual, HEDGE_LEAST_SECONDS), HEDGE_MOST_SECONDS)
+
     # ---- whom to ask
 
     def live(self, peer: Peer, now: float) -> bool:
@@ -172,12 +209,14 @@ class PeerBook:
         return due
 
     def rank(self, peers: Iterable[Peer], digest: Digest, now: float) -> list[Peer]:
-        """The order of choice: live ones first, then the least loaded, then as the digest falls (rendezvous)."""
+        """The order of choice: live ones first, then those of this zone, then the least loaded, then as the digest
+        falls (rendezvous).
+        """
 
-        def key(peer: Peer) -> tuple[bool, int, int]:
+        def key(peer: Peer) -> tuple[bool, bool, int, int]:
             record = self._records.get(peer)
             lot = xxhash.xxh3_64_intdigest(b"%b %b %b" % (self._salt, str(peer).encode(), digest.encode()))
-            return not self.live(peer, now), record.active if record else 0, lot
+            return not self.live(peer, now), self.far(peer), record.active if record else 0, lot
 
         return sorted(peers, key=key)
 
@@ -200,3 +239,7 @@ class PeerBook:
             record = _Record()
             self._records.put(peer, record)
         return record
+
+
+def _nobody(_: Peer) -> bool:
+    return False
