@@ -138,7 +138,9 @@ class Sim:
 
     def truth(self) -> dict[bytes, set[int]]:
         return {
-            node.owner: set(node.inventory.ledger.keys) for node in self.nodes.values() if node.alive and not node.frozen
+            node.owner: set(node.inventory.ledger.keys)
+            for node in self.nodes.values()
+            if node.alive and not node.frozen
         }
 
     def wrong(self) -> list[str]:
