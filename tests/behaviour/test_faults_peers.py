@@ -86,9 +86,11 @@ ANY: dict[str, Fault] = {
 
 
 class Many:
-    """A node, one good peer that has everything, and a bad one for each fault, with a layer that only the two have."""
+    """A node, two good peers that have everything (one may be busy), and for each fault a bad one, with its layer."""
 
-    def __init__(self, node: Node, layers: dict[str, bytes], bad: dict[str, FaultyPeer], good: FaultyPeer) -> None:
+    def __init__(
+        self, node: Node, layers: dict[str, bytes], bad: dict[str, FaultyPeer], good: list[FaultyPeer]
+    ) -> None:
         self.node = node
         self.layers = layers
         self.bad = bad
@@ -96,7 +98,7 @@ class Many:
 
     def drop(self) -> None:
         """End what goes on between the node and its peers."""
-        for peer in (self.good, *self.bad.values()):
+        for peer in (*self.good, *self.bad.values()):
             peer.drop()
 
 
@@ -108,18 +110,19 @@ def many(empty: Path) -> Iterator[Many]:
         bad = {
             name: stack.enter_context(FaultyPeer([layer], faults.on_get(ANY[name]))) for name, layer in layers.items()
         }
-        good = stack.enter_context(FaultyPeer([manifest, *blobs]))
-        good.head_delay = 0.3  # the others say first that they have it, so they are asked first
-        peers = [str(peer) for peer in (good, *bad.values())]
+        good = [stack.enter_context(FaultyPeer([manifest, *blobs])) for _ in range(2)]
+        for number, peer in enumerate(good):  # the bad one says first that it has it, so it is asked first
+            peer.head_delay = 0.3 + 0.1 * number
+        peers = [str(peer) for peer in (*good, *bad.values())]
         node = stack.enter_context(start(empty, peers=peers, flags=FLAGS))
         assert node.ask("GET", target(manifest, "manifests")).body == manifest
-        for peer in (good, *bad.values()):
+        for peer in (*good, *bad.values()):
             peer.drop()
         yield Many(node, layers, bad, good)
 
 
 @pytest.mark.parametrize("name", ANY)
-def test_one_bad_peer_of_two_costs_at_most_a_stall_and_no_byte(many: Many, name: str) -> None:
+def test_a_bad_peer_beside_good_ones_costs_at_most_a_stall_and_no_byte(many: Many, name: str) -> None:
     truth = many.layers[name]
     with Witness(many.node) as witness:
         answer = many.node.ask("GET", target(truth))

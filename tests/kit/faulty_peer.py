@@ -73,8 +73,9 @@ class FaultyPeer:
     def _hang_up(self) -> None:
         for sock in tuple(self._open):
             _wake(sock)
-        while self._threads:
-            thread = self._threads.pop()
+        with self._lock:
+            threads, self._threads = self._threads, []
+        for thread in threads:
             thread.join(10)
             assert not thread.is_alive(), "a connection of the faulty peer did not end"
 
@@ -93,8 +94,9 @@ class FaultyPeer:
                 return
             self._open.add(sock)
             thread = threading.Thread(target=self._serve, args=(sock,), name="faulty peer", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+            with self._lock:
+                thread.start()
+                self._threads.append(thread)
 
     def _serve(self, sock: socket.socket) -> None:
         data = b""
