@@ -150,7 +150,8 @@ class Trust:
         self._again()
 
     def holds(self, index: int, hash: bytes, sources: frozenset[Peer]) -> None:
-        """All bytes of a piece are there and have this hash; they came from these peers."""
+        """All bytes of a piece that was not held are there and have this hash; they came from these peers."""
+        assert index not in self._held, "bytes that are held are not written again"
         self._held[index] = _Held(hash, sources)
         if len(sources) == 1:
             (peer,) = sources
