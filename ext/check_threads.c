@@ -120,6 +120,7 @@ static int take_turn(const fm_thread *thread, fm_work *work, int64_t limit) {
   int64_t at = fm_work_position(work), left = limit - at;
   size_t size = left < FM_PIECE ? (size_t)left : FM_PIECE;
   int outcome = FM_WORK_RUNNING;
+  if (!size) return outcome; /* no bytes have no piece, and there is no room for its hash */
   if (work->sum) {
     outcome = read_all(work, thread->piece, size, at);
     if (outcome != FM_WORK_RUNNING) return outcome;

@@ -153,9 +153,10 @@ def test_what_makes_no_sense_is_refused_and_nothing_has_begun(rig: Rig) -> None:
     with pytest.raises(ValueError, match="more"):
         rig.checker.follow(file, hasher, 2)
     assert rig.checker.running == 0
-    work = rig.checker.follow(file, hasher, 3)
+    work = rig.checker.follow(file, hasher, 4)
     with pytest.raises(RuntimeError):
-        rig.checker.follow(file, hasher, 3)
+        rig.checker.follow(file, hasher, 4)
+    work.cancel()
     rig.finish(work)
     assert hasher.length == 3
 
