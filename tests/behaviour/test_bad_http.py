@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from tests.catalogue.cases import Case, load
+from tests.catalogue.exchange import exchange
 from tests.catalogue.fixture import fixture
 from tests.catalogue.runner import Runner, Verdict
 from tests.catalogue.scenarios import Server, at_once
 from tests.kit.process import Node, start
 from tests.kit.strace import traced
+from tests.kit.wire import End
 
 CASES = load()
 ORDINARY = [case for case in CASES if not case.scenario]
@@ -63,6 +65,23 @@ def test_a_scenario_ends_as_the_catalogue_says(case: Case, runner: Runner, waiti
     assert verdict.problems == []
 
 
+def test_the_peer_listener_takes_no_more_than_the_other(node: Node) -> None:
+    runner = Runner(Server(node.peer, node.pid, 10.0, 75.0), fixture())
+    verdicts = runner.exchanges([case for case in ORDINARY if not case.alone])
+    assert {name: verdict.problems for name, verdict in verdicts.items() if verdict.problems} == {}
+
+
+def test_the_admin_listener_answers_or_refuses_everything_and_never_resets(node: Node) -> None:
+    groups = ("03-methods", "08-target", "09-framing", "10-headers", "11-nonhttp")
+    cases = [case for case in ORDINARY if not case.alone and case.group in groups]
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = list(pool.map(lambda case: exchange(case, node.admin, case.payload(fixture())), cases))
+    for case, outcome in zip(cases, outcomes, strict=True):
+        assert outcome.end is not End.RST, case.id
+        assert outcome.replies or not outcome.late, case.id
+        assert outcome.status in (0, 200, 400, 404, 405, 414, 431, 505), case.id
+
+
 def test_nothing_secret_or_unreadable_is_logged(node: Node, ordinary: dict[str, Verdict]) -> None:
     assert ordinary
     text = "\n".join(node.log.lines)
@@ -72,6 +91,7 @@ def test_nothing_secret_or_unreadable_is_logged(node: Node, ordinary: dict[str, 
     assert node.log.problems() == []
 
 
+@pytest.mark.needs("strace", "root")
 @pytest.mark.needs("strace", "root")
 def test_no_request_reaches_outside_the_store(catalogue_store: Path, tmp_path: Path) -> None:
     """No connection to what ``ns`` names, no file but the store's, nothing written."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 import select
 import socket
 import statistics
@@ -157,6 +158,7 @@ def flood(case: Case, server: Server, fixture: Fixture) -> list[str]:
     """Thousands of silent connections: what is too many is closed, no CPU is burnt, a new client is served."""
     problems: list[str] = []
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_many_descriptors())
         for _ in range(FLOOD_CONNECTIONS):
             sock = stack.enter_context(socket.socket())
             sock.settimeout(10)
@@ -174,6 +176,17 @@ def flood(case: Case, server: Server, fixture: Fixture) -> list[str]:
             if burnt > 0.5:
                 problems.append(f"{burnt:.2f} s of CPU in 1 s without a request")
     return problems + _slower_than(latencies, 100)
+
+
+@contextlib.contextmanager
+def _many_descriptors() -> Iterator[None]:
+    """Let this process have all the descriptors that it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def reset_mid_body(case: Case, server: Server, fixture: Fixture) -> list[str]:
