@@ -111,8 +111,8 @@ async def test_a_bad_answer_costs_its_deadline_and_no_byte_of_it_is_used(
         answer = await pair.node.ask(target(content))
         assert_whole(answer, content, 1.0)
         assert len(pair.bad.gets()) == 1
-        assert pair.outcomes(outcome) == 1
         assert [seen.start for seen in pair.good.gets()] == [None], "all of it came from the good one"
+        await until(lambda: pair.outcomes(outcome) == 1, "what the bad one did is known")
 
     await with_pair(tmp_path, faults.on_get(fault), check)
 
@@ -292,13 +292,23 @@ async def test_of_two_contributors_to_wrong_bytes_neither_is_asked_for_that_blob
 # ---- slow
 
 
-async def test_a_peer_below_the_least_rate_is_left_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_only_peer_is_left_alone_below_the_least_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(body_module, "RATE_SECONDS", 0.5)
+    with FaultyPeer([LAYER], faults.on_get(faults.drip(1000, 0.05))) as slow:
+        async with fetching(tmp_path, [slow.address], **SETTINGS) as node:
+            answer = await node.ask(target(LAYER))
+            assert (answer.status, answer.end) == (200, End.FIN)
+            assert not answer.complete
+            assert answer.seconds < 2.0 * NOISE
+            assert node.parts.book.outcomes[PeerOutcome.STALLED] == 1
 
+
+async def test_a_peer_that_is_far_slower_than_another_is_relieved_of_what_the_reader_waits_for(tmp_path: Path) -> None:
     async def check(pair: Pair) -> None:
         answer = await pair.node.ask(target(LAYER))
         assert_whole(answer, LAYER, 3.0)
-        assert pair.outcomes(PeerOutcome.STALLED) == 1
         starts = [seen.start for seen in pair.good.gets()]
         assert len(starts) == 1
         assert starts[0] is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -115,62 +116,109 @@ def test_targets_are_what_a_peer_parses_back():
 # ---- sources
 
 
+def sources(*holders: Holder, book: PeerBook | None = None, size: int | None = None) -> Sources:
+    made = Sources(DIGEST, book or PeerBook(), size)
+    for holder in holders:
+        made.add(holder)
+    return made
+
+
 def test_a_holder_with_another_size_than_the_manifest_says_is_none():
-    sources = Sources(DIGEST, PeerBook())
-    assert not sources.add(Holder(A, 10), 11)
-    assert sources.next(0.0) is None
-    assert sources.add(Holder(B, None), 11)
-    assert sources.add(Holder(C, 11), 11)
-    assert {sources.next(0.0)} <= {B, C}
+    made = sources(size=11)
+    assert not made.add(Holder(A, 10))
+    assert made.ready(11, 0.0) == []
+    assert made.add(Holder(B, None))
+    assert made.add(Holder(C, 11))
+    assert set(made.ready(11, 0.0)) == {B, C}
 
 
-def test_a_peer_that_brought_bytes_is_tried_again_after_the_others_and_not_for_ever():
-    sources = Sources(DIGEST, PeerBook())
-    for peer in (A, B):
-        sources.add(Holder(peer), None)
-    order = []
-    while (chosen := sources.next(0.0)) is not None:
-        order.append(chosen)
-        sources.ended(chosen, PeerOutcome.TRUNCATED, 100)
-    assert len(order) <= 2 * TRIES
-    assert set(order[:2]) == {A, B}
-    assert set(sources.contributors) == {A, B}
+def test_without_a_manifest_the_size_is_what_most_of_those_say_that_may_be_asked():
+    book = PeerBook()
+    made = sources(Holder(A, 10), Holder(B, 11), Holder(C, 11), book=book)
+    assert made.likely_size(0.0) == 11
+    assert set(made.ready(11, 0.0)) == {B, C}
+    made.ended(B, PeerOutcome.LACKS, 0)
+    book.blame([C], DIGEST, 0.0)
+    assert made.likely_size(0.0) == 10
+    assert made.ready(10, 0.0) == [A]
+    assert sources(Holder(A)).likely_size(0.0) is None
 
 
-def test_a_peer_that_brought_nothing_is_not_tried_again_for_this_content():
-    sources = Sources(DIGEST, PeerBook())
-    sources.add(Holder(A), None)
-    sources.ended(A, PeerOutcome.LACKS, 0)
-    sources.add(Holder(A), None)
-    assert sources.next(0.0) is None
+def test_those_that_are_asked_already_are_not_ready():
+    made = sources(Holder(A), Holder(B))
+    assert made.ready(1, 0.0, [A]) == [B]
+
+
+def test_a_peer_that_failed_in_the_middle_goes_on_at_once_and_not_for_ever():
+    made = sources(Holder(A))
+    assert made.ended(A, PeerOutcome.TRUNCATED, 100)
+    assert made.ended(A, PeerOutcome.GOT, 100)
+    assert [made.ended(A, PeerOutcome.TRUNCATED, 100) for _ in range(TRIES)] == [True] * (TRIES - 1) + [False]
+    assert made.ready(1, 0.0) == []
+
+
+@pytest.mark.parametrize("outcome", [PeerOutcome.LACKS, PeerOutcome.GARBLED, PeerOutcome.TRUNCATED])
+def test_a_peer_that_brought_nothing_is_not_tried_again_for_this_content(outcome: PeerOutcome):
+    made = sources(Holder(A))
+    assert not made.ended(A, outcome, 0)
+    made.add(Holder(A))
+    assert made.ready(1, 0.0) == []
+
+
+@pytest.mark.parametrize("outcome", [PeerOutcome.UNREACHABLE, PeerOutcome.STALLED, PeerOutcome.BUSY])
+def test_a_peer_that_could_not_give_just_now_may_come_back(outcome: PeerOutcome):
+    book = PeerBook()
+    made = sources(Holder(A), Holder(B), book=book)
+    book.note(A, outcome, 0.0)
+    assert not made.ended(A, outcome, 0)
+    assert made.ready(1, 0.0, [B]) == []
+    book.note(A, PeerOutcome.GOT, 5.0, body=False)
+    assert made.ready(1, 5.0, [B]) == [A]
+
+
+def test_being_left_by_us_costs_a_peer_nothing():
+    made = sources(Holder(A))
+    assert all(made.ended(A, PeerOutcome.LEFT, 0) for _ in range(10))
+    assert made.ready(1, 0.0) == [A]
+
+
+def test_one_that_was_left_alone_is_asked_if_nobody_else_is_there():
+    book = PeerBook()
+    book.note(A, PeerOutcome.UNREACHABLE, 0.0)
+    made = sources(Holder(A), Holder(B), book=book)
+    assert made.ready(1, 2.0) == [B]
+    book.note(B, PeerOutcome.UNREACHABLE, 2.0)
+    assert made.ready(1, 2.0, [C]) == []
+    assert made.ready(1, 2.0) == [A]
 
 
 def test_one_whose_bytes_were_wrong_is_not_asked_for_this_content_again():
     book = PeerBook()
-    sources = Sources(DIGEST, book)
-    sources.add(Holder(A), None)
-    sources.ended(A, PeerOutcome.GOT, 100)
-    book.blame(sources.contributors, DIGEST, 0.0)
-    sources.restart()
-    assert not sources.contributors
-    assert sources.next(1.0) is None
+    made = sources(Holder(A), book=book)
+    made.contributors[A] += 100
+    book.blame(made.contributors, DIGEST, 0.0)
+    made.restart()
+    assert not made.contributors
+    assert made.ready(1, 1.0) == []
+
+
+def test_who_refused_another_ones_size_is_asked_again_when_that_was_wrong():
+    made = sources(Holder(A, 10), Holder(B))
+    made.ended(B, PeerOutcome.GARBLED, 0)
+    made.ended(A, PeerOutcome.GARBLED, 0)
+    made.restart()
+    assert made.ready(None, 0.0) == [B]
 
 
 @given(st.data())
 def test_whatever_peers_do_choosing_a_source_ends(data):
     book = PeerBook()
-    sources = Sources(DIGEST, book)
-    for peer in data.draw(st.lists(st.sampled_from(PEERS))):
-        sources.add(Holder(peer), None)
-    now, tries, spent = 0.0, 0, set()
-    while (peer := sources.next(now)) is not None:
+    made = sources(*(Holder(peer) for peer in data.draw(st.lists(st.sampled_from(PEERS)))), book=book)
+    now, tries = 0.0, 0
+    while peers := made.ready(1, now):
         tries += 1
         assert tries <= TRIES * len(PEERS)
-        assert peer not in spent
-        outcome = data.draw(st.sampled_from([o for o in PeerOutcome if o is not PeerOutcome.GOT]))
-        received = data.draw(st.integers(0, 2))
-        if not received or outcome is PeerOutcome.CORRUPT:
-            spent.add(peer)
-        book.note(peer, outcome, now)
-        sources.ended(peer, outcome, received)
+        outcome = data.draw(st.sampled_from([o for o in PeerOutcome if o not in (PeerOutcome.GOT, PeerOutcome.LEFT)]))
+        book.note(peers[0], outcome, now)
+        made.ended(peers[0], outcome, data.draw(st.integers(0, 2)))
         now += data.draw(st.floats(0, 5))

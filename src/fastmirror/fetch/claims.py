@@ -60,13 +60,16 @@ class Claim:
     itself too: only the first of them that flows goes on. One that is ``slow`` was given up for that alone.
     """
 
-    __slots__ = ("began", "flowing", "gap", "last", "peer", "position", "race", "rate", "slow", "start", "stop", "told")
+    __slots__ = (
+        "began", "flowed_at", "flowing", "gap", "last", "peer", "position", "race", "rate", "slow", "start", "stop",
+        "told",
+    )  # fmt: skip
 
     def __init__(self, peer: Peer, span: Span, now: float, rate: float) -> None:
         self.peer = peer
         self.start, self.stop = span
         self.position = self.start
-        self.began = self.last = now
+        self.began = self.flowed_at = self.last = now
         self.flowing = False
         self.rate = Rate(rate)
         self.gap = 0.0  # smoothed time between two arrivals

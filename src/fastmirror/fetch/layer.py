@@ -1,30 +1,28 @@
-"""One content on its way from peers: one peer at a time, the next one goes on at the same byte."""
+"""One content on its way from peers: whom to ask, how much may be shown, and what is right."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import enum
 import logging
 from collections.abc import Callable
 from typing import Final
 
-from fastmirror._native.hashing import Hasher
 from fastmirror.fetch.outcome import PeerOutcome
 from fastmirror.fetch.parts import FetchParts
-from fastmirror.fetch.search import Search
+from fastmirror.fetch.search import Search, first_holder
 from fastmirror.fetch.sources import Sources
 from fastmirror.fetch.spool import Spool
+from fastmirror.fetch.transfer import Transfer, Verdict
 from fastmirror.fetch.want import Want
-from fastmirror.http.body import Body, Landing
-from fastmirror.http.response import Ask
 from fastmirror.oci.manifest import MAX_BYTES
-from fastmirror.oci.span import Span
 from fastmirror.routing import Holder, Peer, Router
 
 log = logging.getLogger(__name__)
 
 ALL_WITHHELD: Final = 1 << 62
+_MOST_ATTEMPTS: Final = 8  # at content of which nothing was shown yet
+_ASKED_FOR_SIZE: Final = 3  # at once, where nobody has told it
 
 
 class Stage(enum.Enum):
@@ -60,34 +58,35 @@ class LayerFetch:
         self._parts = parts
         self._admit = admit
         self._loop = asyncio.get_running_loop()
-        self._told_size = parts.sizes.get(want.digest)  # by a manifest: it is right, or nobody can pull this
-        self._sources = Sources(want.digest, parts.book)
+        told = parts.sizes.get(want.digest)  # by a manifest: it is right, or nobody can pull this
+        self._sources = Sources(want.digest, parts.book, told)
         self._search = Search(router, want.digest, self._found, parts.metrics)
-        self._hasher = Hasher(want.digest.algorithm)
-        self._began = self._loop.time()
-        self._stopped = False
-        self._came = False
+        self._transfer: Transfer | None = None
 
     @property
     def size(self) -> int | None:
         """Bytes of the content, where known."""
-        return self.spool.size if self.spool is not None else self._told_size
+        return self.spool.size if self.spool is not None else self._sources.size
 
     async def run(self) -> None:
         """Fetch until the content is verified, no source is left, or something of our own does not allow it.
 
-        Cancel   the peer's connection is closed and the readers get no more bytes.
+        Cancel   the peers' connections are closed and the readers get no more bytes.
         """
         try:
             self._search.begin()
             await self._fetch()
             self._finish()
             if self.stage is Stage.VERIFIED:
+                # Peers that are late are heard of all the same, so that the next content need not wait for them.
                 await self._search.end()
+                if self._transfer is not None:
+                    await self._transfer.linger()
         except Exception:
             log.exception("a fetch failed", extra={"event": "fetch.failed", "digest": self.want.digest})
         finally:
             self._finish()
+            await self._abandon()
             await self._search.close()
 
     def dispose(self) -> None:
@@ -104,92 +103,99 @@ class LayerFetch:
         self.settled.set()
 
     def _found(self, holder: Holder) -> None:
-        if not self._sources.add(holder, self._told_size):
+        if self._sources.add(holder):
+            if self._transfer is not None:
+                self._transfer.recruit()
+        else:
             extra = {"event": "fetch.size_disagreed", "peer": str(holder.peer), "bytes": holder.size}
             log.info(
                 "a peer has another size for a digest than its manifest", extra=extra | {"digest": self.want.digest}
             )
 
-    # ---- the sequence of sources
+    # ---- attempts
 
     async def _fetch(self) -> None:
-        settled_at = -1
-        while not self._stopped:
-            peer = self._sources.next(self._loop.time())
-            if peer is not None:
-                if self._late():
-                    return
-                await self._receive(peer)
-                if self._arrived() and self._judge():
-                    return
-            elif not await self._search.more():
-                frontier = self.spool.frontier if self.spool else 0
-                if frontier <= settled_at or not frontier:
-                    return
-                settled_at = frontier  # there was progress since: somebody else may have it by now
-                self._search.begin()
-
-    def _late(self) -> bool:
-        """Whether it is too late to begin with one more source: who waits for a status line is better off elsewhere."""
-        settings = self._parts.settings
-        patience = settings.lookup_timeout + settings.first_byte_timeout
-        return not self._came and self._loop.time() - self._began > patience
-
-    async def _receive(self, peer: Peer) -> None:
-        """Let ``peer`` go on from the frontier, as far as it comes."""
-        parts = self._parts
-        start = self.spool.frontier if self.spool else 0
-        ask = Ask(self.want.target, None, self._told_size if self._told_size is not None else self._sources.told(peer))
-        if self.spool and start:
-            ask = Ask(self.want.target, Span(start, self.spool.size), self.spool.size)
-        parts.book.begin(peer)
-        outcome, received = PeerOutcome.LEFT, 0
-        try:
-            body = await parts.client.open(peer, ask)
-            if isinstance(body, PeerOutcome):
-                outcome = body
+        for _ in range(_MOST_ATTEMPTS):
+            size = await self._learn_size()
+            spool = None if size is None else await self._make_room(size)
+            if spool is None:
                 return
-            with contextlib.closing(body):
-                spool = await self._make_room(body.part.size)
-                if spool is None:
-                    outcome = PeerOutcome.LEFT if self._stopped else PeerOutcome.GARBLED
-                    return
-                outcome, received = await self._land(body, spool)
+            verdict = await self._attempt(spool)
+            if verdict is Verdict.RIGHT:
+                self.stage = Stage.VERIFIED
+                spool.verify()
+                self.settled.set()
+            elif verdict is Verdict.WRONG:
+                self._blame()
+                if spool.limit:
+                    spool.spoil()
+            if spool.ended or spool.limit or verdict is Verdict.BROKEN:
+                return
+            # Nothing of it was shown: others may still have it, and right.
+            await self._abandon()
+            spool.rewind()
+            self._sources.restart()
+
+    async def _learn_size(self) -> int | None:
+        """The size of the content, once there is somebody to ask for it; None if nobody has it."""
+        sources = self._sources
+        while True:
+            now = self._loop.time()
+            size = sources.likely_size(now)
+            peers = sources.ready(size, now)
+            if peers and size is not None:
+                return size
+            if peers:
+                await self._ask_size(peers[:_ASKED_FOR_SIZE])
+            elif not await self._search.more():
+                return None
+
+    async def _ask_size(self, peers: list[Peer]) -> None:
+        """Hear the size from the first of these; who does not have the content after all is not asked for it."""
+        seconds = self._parts.settings.lookup_timeout
+        holder, others = await first_holder(self._parts.asker, self.want.digest, peers, seconds)
+        if holder is not None:
+            self._found(holder)
+        for peer in others:
+            self._sources.ended(peer, PeerOutcome.LACKS, 0)
+
+    async def _attempt(self, spool: Spool) -> Verdict:
+        """Fill the spool, as far as that is possible."""
+        parts = self._parts
+        transfer = self._transfer = Transfer(self.want, spool, self._sources, parts)
+        patience = parts.settings.connect_timeout + parts.settings.first_byte_timeout
+        impatience = self._loop.call_later(patience, self._expect_bytes, transfer)
+        searched_at = 0
+        try:
+            while transfer.verdict is None:
+                if not transfer.starved:
+                    await transfer.changed.wait()
+                    transfer.changed.clear()
+                    self._show(spool)
+                elif not await self._search.more():
+                    if transfer.received <= searched_at:
+                        return Verdict.STARVED
+                    searched_at = transfer.received  # there was progress since: somebody else may have it by now
+                    self._search.begin()
+            return transfer.verdict
         finally:
-            parts.book.end(peer)
-            self._ended(peer, outcome, received, start)
+            impatience.cancel()
+            await transfer.close()
 
-    async def _land(self, body: Body, spool: Spool) -> tuple[PeerOutcome, int]:
-        if not len(body.part.span):
-            return PeerOutcome.GOT, 0
-        spool.hold()
-        landing = Landing(spool.fileno(), self._hasher, self._moved, spool.release)
-        outcome, received, error = await body.receive(landing)
-        if error:
-            self._stop("the spool cannot be written", error)
-        return outcome, received
+    async def _abandon(self) -> None:
+        if self._transfer is not None:
+            transfer, self._transfer = self._transfer, None
+            await transfer.abandon()
 
-    def _moved(self, frontier: int) -> None:
-        spool = self.spool
-        if spool is None:
-            return
-        self._came = True
-        self._parts.metrics.bytes.at().inc(frontier - spool.frontier)
-        spool.advance(frontier)
+    def _show(self, spool: Spool) -> None:
         if spool.limit and self.stage is Stage.SEEKING:
             self.stage = Stage.FLOWING
             self.settled.set()
 
-    def _ended(self, peer: Peer, outcome: PeerOutcome, received: int, start: int) -> None:
-        self._parts.book.note(peer, outcome, self._loop.time())
-        self._sources.ended(peer, outcome, received)
-        log.debug(
-            "a peer's part ended",
-            extra={
-                "event": "fetch.peer_ended", "digest": self.want.digest, "peer": str(peer), "outcome": outcome,
-                "start": start, "bytes": received,
-            },
-        )  # fmt: skip
+    def _expect_bytes(self, transfer: Transfer) -> None:
+        """Who waits for a status line is better off elsewhere now, if not one byte has come."""
+        if not transfer.received and self.spool is not None and self.spool.size:
+            transfer.give_up()
 
     # ---- room
 
@@ -198,13 +204,10 @@ class LayerFetch:
         if self.spool is not None:
             if self.spool.size == size:
                 return self.spool
-            if self.spool.frontier:
-                return None  # another size than the source had that this one continues
             self.dispose()
         if self.want.kind == "manifests" and size > MAX_BYTES:
             return None
         if not self._admit(self, size):
-            self._stopped = True
             return None
         settings = self._parts.settings
         whole = self.want.kind == "manifests" or size <= max(settings.whole_bytes, settings.holdback_bytes)
@@ -212,35 +215,11 @@ class LayerFetch:
             self.spool = await self._parts.room.open(size, ALL_WITHHELD if whole else settings.holdback_bytes)
         except OSError as error:
             self._parts.metrics.turned_away.at("spool").inc()
-            self._stop("the spool has no room", error.errno or 0)
+            extra = {"event": "fetch.spool_failed", "digest": self.want.digest, "errno": error.errno or 0}
+            log.info("the spool has no room", extra=extra)
         return self.spool
 
-    def _stop(self, why: str, error: int) -> None:
-        self._stopped = True
-        log.info(why, extra={"event": "fetch.spool_failed", "digest": self.want.digest, "errno": error})
-
     # ---- the verdict
-
-    def _arrived(self) -> bool:
-        return self.spool is not None and self.spool.frontier == self.spool.size
-
-    def _judge(self) -> bool:
-        """Compare the digest. True if this fetch is over with it, for better or worse."""
-        spool = self.spool
-        assert spool is not None
-        if self._hasher.hexdigest() == self.want.digest.hex:
-            self.stage = Stage.VERIFIED
-            spool.verify()
-            self.settled.set()
-            return True
-        self._blame()
-        if spool.limit:
-            spool.spoil()
-            return True
-        spool.rewind()
-        self._sources.restart()
-        self._hasher = Hasher(self.want.digest.algorithm)
-        return False
 
     def _blame(self) -> None:
         peers = list(self._sources.contributors)

@@ -6,8 +6,10 @@ import os
 from functools import partial
 from typing import Final
 
+from fastmirror.chunks.checks import Checks
 from fastmirror.config import FetchSettings
 from fastmirror.fetch.asker import PeerAsker
+from fastmirror.fetch.claims import PlanSettings
 from fastmirror.fetch.outcome import PeerOutcome
 from fastmirror.fetch.peerbook import PeerBook
 from fastmirror.fetch.seen import Seen
@@ -17,10 +19,13 @@ from fastmirror.http.intake import Intake
 from fastmirror.observe.metrics import FetchMetrics
 
 INGEST_THREADS: Final = max(2, min(8, os.cpu_count() or 2))
+CHECK_THREADS: Final = max(2, min(4, os.cpu_count() or 2))
 
 
 class FetchParts:
     """Owns the native threads and the connections to peers until :meth:`close`. Made on the loop's thread.
+
+    ``plan`` are the numbers of the plans that begin from now on, as far as ``settings`` and the peers do not say them.
 
     Raises ConfigError if ``spool_dir`` cannot be used.
     """
@@ -35,7 +40,9 @@ class FetchParts:
         seen = seen or Seen()
         self.sizes = seen.sizes
         self.handover = seen.handover
+        self.plan = PlanSettings()
         self.intake = Intake(INGEST_THREADS)
+        self.checks = Checks(CHECK_THREADS)
         self.client = PeerClient(settings, self.intake)
         self.asker = PeerAsker(self.client, self.book)
         self.metrics.spool_bytes.at().follow(partial(getattr, self.room, "used"))
@@ -46,3 +53,4 @@ class FetchParts:
         """End the connections and threads; fetches that run must have been ended before. Idempotent."""
         await self.client.close()
         self.intake.close()
+        self.checks.close()

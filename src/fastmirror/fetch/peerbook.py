@@ -47,12 +47,13 @@ class Health(NamedTuple):
 
 class _Record:
     __slots__ = (
-        "active", "failed_at", "failures", "open_until", "paused_until", "probe_until", "quarantined_until", "rate",
-        "suspected_at", "trips",
+        "active", "doubts", "failed_at", "failures", "open_until", "paused_until", "probe_until", "quarantined_until",
+        "rate", "suspected_at", "trips",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.active = 0
+        self.doubts = 0
         self.failures = 0
         self.failed_at = -math.inf
         self.trips = 0
@@ -148,6 +149,17 @@ class PeerBook:
         record = self._record(peer)
         record.active = max(0, record.active - 1)
 
+    def doubt(self, peer: Peer, *, over: bool = False) -> None:
+        """An answer of ``peer`` is late, and another one was quicker; ``over`` when it is known why. It is asked after
+        all others meanwhile, so that not each new content waits for it.
+        """
+        self._record(peer).doubts += -1 if over else 1
+
+    def doubted(self, peer: Peer) -> bool:
+        """Whether ``peer`` should have answered by now; see :meth:`doubt`."""
+        record = self._records.get(peer)
+        return record is not None and record.doubts > 0
+
     # ---- how fast
 
     def answered(self, seconds: float) -> None:
@@ -209,14 +221,15 @@ class PeerBook:
         return due
 
     def rank(self, peers: Iterable[Peer], digest: Digest, now: float) -> list[Peer]:
-        """The order of choice: live ones first, then those of this zone, then the least loaded, then as the digest
-        falls (rendezvous).
+        """The order of choice: live ones before others, those that answer before those in doubt, those of this zone
+        before far ones, the least loaded before others, and else as the digest falls (rendezvous).
         """
 
-        def key(peer: Peer) -> tuple[bool, bool, int, int]:
+        def key(peer: Peer) -> tuple[bool, bool, bool, int, int]:
             record = self._records.get(peer)
             lot = xxhash.xxh3_64_intdigest(b"%b %b %b" % (self._salt, str(peer).encode(), digest.encode()))
-            return not self.live(peer, now), self.far(peer), record.active if record else 0, lot
+            load = record.active if record else 0
+            return not self.live(peer, now), self.doubted(peer), self.far(peer), load, lot
 
         return sorted(peers, key=key)
 

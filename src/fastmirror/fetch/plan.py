@@ -68,19 +68,26 @@ class ChunkPlan:
         return tuple(self._claims)
 
     @property
+    def peers(self) -> tuple[Peer, ...]:
+        """Who may be asked."""
+        return tuple(self._suppliers)
+
+    @property
     def starved(self) -> bool:
         """Whether nothing is under way and nobody is left who could give what is missing."""
         return not self.finished and not self._claims and not any(self._usable(s) for s in self._suppliers.values())
 
     # ---- what is reported
 
-    def join(self, peer: Peer, rate: float | None = None, order: int = 0) -> None:
+    def join(self, peer: Peer, rate: float | None = None, order: int = 0, *, doubted: bool = False) -> None:
         """A peer has the content; ``rate`` in bytes per second is what it gave lately. Twice is once.
 
-        Of peers that are about as fast the one with the least ``order`` is asked first.
+        Of peers that are about as fast the one with the least ``order`` is asked first. One that is ``doubted`` is
+        asked after all others.
         """
         if peer not in self._suppliers:
-            self._suppliers[peer] = Supplier(peer, rate or self.settings.guess, order)
+            supplier = self._suppliers[peer] = Supplier(peer, rate or self.settings.guess, order)
+            supplier.strikes = int(doubted)
 
     def leave(self, peer: Peer) -> list[Claim]:
         """Ask this peer for nothing more. Returns its claims: the drivers cancel and settle them."""
@@ -99,7 +106,7 @@ class ChunkPlan:
         if claim.told:
             return False
         claim.flowing = True
-        claim.last = now
+        claim.flowed_at = claim.last = now
         race, claim.race = claim.race, [claim]
         for rival in race:
             if rival is not claim:

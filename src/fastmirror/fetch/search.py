@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+from fastmirror.fetch.asker import PeerAsker
 from fastmirror.observe.metrics import FetchMetrics
 from fastmirror.oci.digest import Digest
-from fastmirror.routing import Holder, Router
+from fastmirror.routing import Holder, Peer, Router
 
 log = logging.getLogger(__name__)
 
@@ -74,3 +75,30 @@ class Search:
                 self._metrics.lookup_seconds.at("empty").observe(self._loop.time() - began)
         finally:
             await lookup.aclose()
+
+
+async def first_holder(
+    asker: PeerAsker, digest: Digest, peers: Iterable[Peer], seconds: float
+) -> tuple[Holder | None, list[Peer]]:
+    """The first of these peers that says it has the content, and those that before said they have not.
+
+    All are asked at once. Cancel: so are the questions.
+    """
+    loop = asyncio.get_running_loop()
+    tasks = {loop.create_task(asker.ask(peer, digest, seconds), name=f"ask {peer}"): peer for peer in peers}
+    waiting = set(tasks)
+    others: list[Peer] = []
+    try:
+        while waiting:
+            answered, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in answered:
+                holder = task.result()
+                if holder is not None:
+                    return holder, others
+                others.append(tasks[task])
+        return None, others
+    finally:
+        for task in waiting:
+            task.cancel()
+        if waiting:
+            await asyncio.wait(waiting)

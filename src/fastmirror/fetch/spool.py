@@ -115,7 +115,7 @@ class Spool:
     # ---- the writer's side
 
     def advance(self, frontier: int) -> None:
-        """All bytes before ``frontier`` are in the file."""
+        """All bytes before ``frontier`` are in the file and may be shown, but for those that are withheld."""
         self.frontier = frontier
         limit = min(frontier, self._shown)
         if limit > self.limit and not self.ended:
@@ -157,6 +157,10 @@ class Spool:
     def wait(self, reader: object, position: int, wake: Callable[[], object]) -> None:
         """Call ``wake`` once when ``available(position)`` is not 0; one wait for each reader."""
         self._waiting[reader] = (position, wake)
+
+    def waited_for(self) -> list[int]:
+        """Where readers wait for bytes."""
+        return [position for position, _ in self._waiting.values()]
 
     def forget(self, reader: object) -> None:
         """Drop the wait of this reader, if there is one."""
