@@ -19,8 +19,10 @@ _CI = os.environ.get("CI", "") not in ("", "0", "false")
 _MAY_SKIP_IN_CI: frozenset[str] = frozenset()
 """Node ids that CI lets be skipped, each with its reason beside it."""
 
-# No example has a deadline of its own on a noisy machine; CI tries the same examples each time.
-hypothesis.settings.register_profile("fastmirror", deadline=None, derandomize=_CI)
+# On a noisy machine no example has a deadline, nor may making them; CI tries the same examples each time.
+hypothesis.settings.register_profile(
+    "fastmirror", deadline=None, derandomize=_CI, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("fastmirror")
 
 _BEFORE = pytest.StashKey[Holdings]()
