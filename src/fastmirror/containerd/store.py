@@ -58,6 +58,7 @@ class ContainerdStore:
         self._root: Path | None = None
         self._root_known = asyncio.Event()
         self._running = False
+        self._had_blobs = False
         self._trouble: str | None = None
         self._scan_failure: str | None = None
         if place.content is not None:
@@ -157,7 +158,7 @@ class ContainerdStore:
     def _enter(self, root: Path) -> None:
         if root == self._root:
             return
-        self._root = root
+        self._root, self._had_blobs = root, False
         self._files.close()
         self._files = BlobDirectory(root / "blobs", links=False)
         self._root_known.set()
@@ -187,7 +188,10 @@ class ContainerdStore:
         assert self._root is not None
         try:
             found = self._files.scan()
-            missing = not found and not (self._root / "blobs").is_dir()
+            there = (self._root / "blobs").is_dir()
+            # A containerd that has never pulled has only "ingest".
+            missing = not there and (self._had_blobs or not (self._root / "ingest").is_dir())
+            self._had_blobs = self._had_blobs or there
             failure = f"{self._root} has no blobs: is it containerd's content directory?" if missing else None
         except (StoreUnavailable, OSError) as error:
             found, failure = {}, str(error)

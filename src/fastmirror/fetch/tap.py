@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from typing import Final
+from weakref import WeakKeyDictionary
 
+from fastmirror.fetch.endings import Endings
 from fastmirror.fetch.layer import LayerFetch, Stage
 from fastmirror.fetch.spool import Spool
 
 Cut = Callable[[int], None]
 
+_ASK_AGAIN_SECONDS: Final = 0.1
+_endings: WeakKeyDictionary[LayerFetch, Endings] = WeakKeyDictionary()
+
 
 class Tap:
     """One reader of a LayerFetch, and the FileBody of its reply. Whoever has it closes it, once.
 
-    ``cut`` hears at which offset the body had to be ended early.
+    ``cut`` hears at which offset the body had to be ended early; see :class:`Endings` for when that is.
     """
 
-    __slots__ = ("_cut", "_left", "_spool", "fetch")
+    __slots__ = ("_cut", "_endings", "_left", "_spool", "_timer", "fetch")
 
     def __init__(self, fetch: LayerFetch, left: Callable[[LayerFetch], None]) -> None:
         self.fetch = fetch
         self._left: Callable[[LayerFetch], None] | None = left
         self._spool: Spool | None = None
         self._cut: Cut | None = None
+        self._endings = _endings.setdefault(fetch, Endings())
+        self._timer: asyncio.TimerHandle | None = None
         fetch.readers += 1
 
     async def settled(self) -> bool:
@@ -48,7 +57,10 @@ class Tap:
         """See ``FileBody.available``."""
         assert self._spool is not None
         ready = self._spool.available(position)
+        self._endings.reads(self, position)
         if ready < 0 and self._cut is not None:
+            if not self._endings.may_end(self, asyncio.get_running_loop().time()):
+                return 0
             cut, self._cut = self._cut, None
             cut(position)
         return ready
@@ -56,13 +68,19 @@ class Tap:
     def wait(self, position: int, wake: Callable[[], None]) -> None:
         """See ``FileBody.wait``."""
         assert self._spool is not None
-        self._spool.wait(self, position, wake)
+        if self._spool.available(position) < 0:
+            self._timer = asyncio.get_running_loop().call_later(_ASK_AGAIN_SECONDS, wake)
+        else:
+            self._spool.wait(self, position, wake)
 
     def close(self) -> None:
         """See ``FileBody.close``."""
         if self._left is None:
             return
         left, self._left = self._left, None
+        self._endings.left(self)
+        if self._timer is not None:
+            self._timer.cancel()
         spool, self._spool = self._spool, None
         if spool is not None:
             spool.forget(self)
