@@ -26,7 +26,8 @@ _PATIENCE = 60.0  # seconds that a silent or stalled answer stays open at most: 
 class FaultyPeer:
     """A mirror of the given blobs. ``requests`` records what it was asked; ``plan`` may be changed while it runs.
 
-    ``head_delay``: seconds before a HEAD is answered, so that others are found first.
+    ``head_delay``: seconds before a HEAD is answered, so that others are found first. ``pace``: bytes of a body per
+    second, 0 for as many as go through.
 
     Owned by a ``with`` block: leaving it closes every connection and joins every thread.
     ``listening=False`` binds the port without listening: connecting is refused.
@@ -39,10 +40,12 @@ class FaultyPeer:
         self.requests: list[Seen] = []
         self.sent = 0
         self.head_delay = 0.0
+        self.pace = 0.0
         self._content = {"sha256:" + hashlib.sha256(blob).hexdigest(): blob for blob in blobs}
         self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
         self._ended = threading.Event()
+        self._frozen = threading.Event()
         self._lock = threading.Lock()
         self._acceptor: threading.Thread | None = None
         self._listener = socket.socket()
@@ -57,18 +60,26 @@ class FaultyPeer:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._ended.set()
-        _wake(self._listener)
-        if self._acceptor is not None:
-            self._acceptor.join(10)
-        self._hang_up()
-        self._listener.close()
+        self.die()
 
     def drop(self) -> None:
         """End all connections, and whatever answer is going on; new ones are accepted."""
         self._ended.set()
         self._hang_up()
         self._ended.clear()
+
+    def die(self) -> None:
+        """Like a process that is killed: all connections end, new ones are refused."""
+        self._ended.set()
+        _wake(self._listener)
+        if self._acceptor is not None:
+            self._acceptor.join(10)
+        self._listener.close()
+        self._hang_up()
+
+    def freeze(self) -> None:
+        """Like a process that is stopped: the kernel goes on accepting, and nothing more is sent."""
+        self._frozen.set()
 
     def _hang_up(self) -> None:
         for sock in tuple(self._open):
@@ -133,6 +144,7 @@ class FaultyPeer:
 
     def _answer(self, sock: socket.socket, seen: Seen) -> bool:
         """Send one answer; False if the connection is to end."""
+        self._stay_frozen()
         content = self._content.get(seen.reference.replace("%3A", ":"))
         if seen.method == "HEAD":
             self._ended.wait(self.head_delay)
@@ -182,13 +194,21 @@ class FaultyPeer:
             return True
         return _BODIES.get(kind, FaultyPeer._plain)(self, sock, body, fault or Fault("plain"))
 
+    def _stay_frozen(self) -> None:
+        if self._frozen.is_set():
+            self._ended.wait(_PATIENCE)
+            raise ConnectionAbortedError
+
     # ---- bodies: each sends one, and says whether the connection goes on
 
     def _send(self, sock: socket.socket, data: bytes) -> None:
         for position in range(0, len(data), _PIECE):
             piece = data[position : position + _PIECE]
+            self._stay_frozen()
             sock.sendall(piece)
             self.sent += len(piece)
+            if self.pace:
+                self._ended.wait(len(piece) / self.pace)
 
     def _plain(self, sock: socket.socket, body: bytes, fault: Fault) -> bool:
         self._send(sock, body)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastmirror._native.endpoint import Pace
 from fastmirror.config import FetchSettings, ServeSettings
@@ -26,7 +27,7 @@ from fastmirror.routing.static import StaticRouter
 from fastmirror.store.memory import MemoryStore
 from tests.kit.invariants import assert_prefix
 from tests.kit.waiting import NOISE
-from tests.kit.wire import Address, Answer, Wire, build_request, parse_address
+from tests.kit.wire import Address, Answer, End, Wire, build_request, parse_address
 
 
 def _server(mirror: Mirror) -> Server:
@@ -101,6 +102,33 @@ def start_reading(node: FetchingNode, content: bytes, count: int, **fields: str)
     wire.head()
     wire.fill(count)
     return wire, wire.take(count)
+
+
+class Timed(NamedTuple):
+    """What a reader saw, and ``gap``: the longest time, in seconds, in which no byte came after the first."""
+
+    body: bytes
+    end: End
+    gap: float
+    seconds: float
+
+
+async def read_timed(node: FetchingNode, content: bytes, **fields: str) -> Timed:
+    """Read a blob as fast as it comes, in a thread."""
+    return await asyncio.to_thread(_read_timed, node.address, blob_target(content), fields)
+
+
+def _read_timed(address: Address, target: str, fields: dict[str, str]) -> Timed:
+    with Wire(address) as wire:
+        began = time.monotonic()
+        wire.send(build_request("GET", target, **fields))
+        _, names = wire.head()
+        length = next(int(value) for name, value in names if name.lower() == "content-length")
+        gap, last = 0.0, None
+        while len(wire.buffer) < length and wire.fill(len(wire.buffer) + 1):
+            now = time.monotonic()
+            gap, last = max(gap, now - (last or now)), now
+        return Timed(wire.take(length), wire.end, gap, time.monotonic() - began)
 
 
 async def until(probe: Callable[[], object], what: str, seconds: float = 5.0) -> None:
