@@ -16,7 +16,7 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -25,6 +25,7 @@ import uvloop
 
 from fastmirror import __version__, admin
 from fastmirror._native.endpoint import Pace
+from fastmirror.advertise.advertiser import Advertiser
 from fastmirror.config import Settings, check
 from fastmirror.errors import FastmirrorError, RegistryError, StoreError
 from fastmirror.fetch.parts import FetchParts
@@ -42,10 +43,14 @@ from fastmirror.observe import log as logs
 from fastmirror.observe.lag import watch_lag
 from fastmirror.observe.metrics import Metrics, PullMetrics
 from fastmirror.observe.notify import Notifier
+from fastmirror.oci.digest import Digest
 from fastmirror.oci.pull import Pull
-from fastmirror.routing import Key, Peer, Router
+from fastmirror.oci.reference import Reference
+from fastmirror.routing import Peer, Router
+from fastmirror.routing.inventory import InventoryRouter
+from fastmirror.routing.start import start_of
 from fastmirror.routing.static import StaticRouter
-from fastmirror.store import Arrived, BlobStore, ContentEvent, Gone, Tagged, Untagged
+from fastmirror.store import Arrived, BlobStore, ContentEvent
 from fastmirror.store.index import PRIVATE
 from fastmirror.store.layout import open_layout
 from fastmirror.store.several import SeveralStores
@@ -99,6 +104,7 @@ class Node:
         self.metrics = Metrics()
         self.readiness = admin.Readiness()
         self.router: Router | None = None
+        self.advertiser: Advertiser
         self.registry: Server
         self.peer: Server
         self.admin: Server
@@ -119,12 +125,13 @@ class Node:
                 ]
                 if self.router is not None:
                     parts.append(group.create_task(self.router.run(), name="router"))
-                    closing.callback(_announce(store, self.router))
+                    parts.append(group.create_task(self.advertiser.run(), name="advertiser"))
+                    self.advertiser.begin()
                 self._say_serving()
                 notifier.say("READY=1")
                 await stop.wait()
                 notifier.say("STOPPING=1")
-                await self._drain(store)
+                await self._drain()
                 for part in parts:
                     part.cancel()
         log.info("ended", extra={"event": "daemon.ended"})
@@ -137,7 +144,10 @@ class Node:
         local = Local(store, filters, seen)
         pace, own = Pace(), _own_addresses()
         admission = Admission(serve.max_connections, serve.max_connections_per_address, own)
-        elsewhere = self._build_remote(filters, seen, own, closing) if settings.fetch.peers else None
+        joined = settings.fetch.peers or settings.router.joins
+        elsewhere = self._build_remote(filters, seen, own, closing) if joined else None
+        if self.router is not None:
+            self.advertiser = Advertiser(store, self.router, *_judges(local, filters))
         for_clients = Mirror(local, default_registry=serve.default_registry, elsewhere=elsewhere)
         for_peers = Mirror(local, default_registry=serve.default_registry)
         self.registry = Server(serve, for_clients, refusal_reply, pace=pace, admission=admission)
@@ -160,14 +170,23 @@ class Node:
         settings = self.settings.fetch
         parts = FetchParts(settings, _spool_directory(self.settings), self.metrics.fetch, seen)
         closing.push_async_callback(parts.close)
-        here = check.address(self.settings.serve.peer_addr).port
-        peers = [Peer(*check.peer(text)) for text in settings.peers]
-        others = [peer for peer in peers if not (peer.port == here and peer.host in own)]
-        self.router = StaticRouter(others, parts.asker, settings.lookup_timeout)
+        if self.settings.router.joins:
+            self.router = self._join(parts)
+        else:
+            here = check.address(self.settings.serve.peer_addr).port
+            peers = [Peer(*check.peer(text)) for text in settings.peers]
+            others = [peer for peer in peers if not (peer.port == here and peer.host in own)]
+            self.router = StaticRouter(others, parts.asker, settings.lookup_timeout)
         closing.push_async_callback(self.router.close)
         table = FetchTable(parts, self.router)
         closing.push_async_callback(table.close)
         return Timed(Remote(table, filters), self.metrics.pull)
+
+    def _join(self, parts: FetchParts) -> InventoryRouter:
+        router = InventoryRouter(lambda epoch: start_of(self.settings, self.peer.addresses[0], epoch), parts.asker)
+        self.readiness.watch(router.why_not_ready)
+        self.metrics.router.follow(router.counters)
+        return router
 
     def _measure(self, store: BlobStore, admission: Admission, mirrors: dict[str, Mirror]) -> None:
         http, pull, node = self.metrics.http, self.metrics.pull, self.metrics.node
@@ -205,10 +224,12 @@ class Node:
             },
         )
 
-    async def _drain(self, store: BlobStore) -> None:
+    async def _drain(self) -> None:
         self.readiness.end("draining")
         if self.router is not None:
-            self.router.withdraw(_keys(store))
+            if isinstance(self.router, InventoryRouter):
+                await self.router.leave()
+            self.advertiser.retire()
         servers = (self.registry, self.peer)
         busy = sum(len(server.endpoint.connections) for server in servers)
         log.info("draining", extra={"event": "daemon.drain_started", "connections": busy})
@@ -241,29 +262,13 @@ class Timed:
         return reply
 
 
-def _keys(store: BlobStore) -> Iterator[Key]:
-    yield from store.digests()
-    for reference, _ in store.references():
-        yield reference
-
-
-def _announce(store: BlobStore, router: Router) -> Callable[[], None]:
-    """Keep what the router tells the other nodes equal to what is here; returns the undo."""
-
-    def changed(event: ContentEvent) -> None:
-        match event:
-            case Arrived(digest):
-                router.advertise((digest,))
-            case Gone(digest):
-                router.withdraw((digest,))
-            case Tagged(reference):
-                router.advertise((reference,))
-            case Untagged(reference):
-                router.withdraw((reference,))
-
-    undo = store.subscribe(changed)
-    router.advertise(_keys(store))
-    return undo
+def _judges(
+    local: Local, filters: Filters
+) -> tuple[Callable[[Digest], bool] | None, Callable[[Reference], bool] | None]:
+    """What decides which content and which tags are told to other nodes: what decides whether they are served."""
+    if not filters:
+        return None, None
+    return local.may_serve, lambda reference: filters.allows((reference.name,))
 
 
 def _spool_directory(settings: Settings) -> str:

@@ -108,8 +108,7 @@ class Advertiser:
             served.append(key)
             if number % _SLICE == 0:
                 await asyncio.sleep(0)
-        if not self._look.is_set():  # else it has changed meanwhile: what was seen is no state that ever was
-            self._tell(self.announced.become(served))
+        self._tell(self.announced.become(served))  # what has changed meanwhile has asked for another look
 
     def _tell(self, change: Change) -> None:
         if change.withdraw:

@@ -24,6 +24,12 @@ StoreText = Annotated[str, Meta(extra={"check": check.store, "break": check.STOR
 Pattern = Annotated[str, Meta(extra={"check": check.pattern, "form": "PATTERN"})]
 Namespace = Annotated[str, Meta(extra={"check": check.namespace, "form": "NAMESPACE"})]
 Switch = Annotated[bool, Meta(extra={"form": "true/false"})]
+BootstrapSource = Annotated[str, Meta(extra={"check": check.bootstrap, "form": "PLACE"})]
+Cidr = Annotated[str, Meta(extra={"check": check.cidr, "form": "CIDR"})]
+PeerId = Annotated[str, Meta(extra={"check": check.peer_id, "form": "PEER-ID"})]
+Label = Annotated[str, Meta(extra={"check": check.label, "form": "NAME"})]
+Degree = Annotated[int, Meta(ge=4, le=1024, extra={"form": "count"})]
+File = Annotated[str, Meta(extra={"form": "FILE"})]
 Directory = Annotated[str, Meta(extra={"form": "DIR"})]
 
 
@@ -94,6 +100,37 @@ class FetchSettings(msgspec.Struct, frozen=True, kw_only=True):
     resolve_tags: Annotated[Switch, _help("answer tags from peers where all that know them agree")] = False
 
 
+class RouterSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Finding other nodes and what they have."""
+
+    router: Annotated[
+        Literal["auto", "libp2p", "static"],
+        _help("libp2p: nodes find each other; static: those of --peers; auto: libp2p if --bootstrap is given"),
+    ] = "auto"
+    router_addr: Annotated[ListenAddress, _help("listener for other nodes' routers (libp2p)")] = "0.0.0.0:5003"
+    bootstrap: Annotated[
+        tuple[BootstrapSource, ...],
+        _help("where other nodes are found: HOST:PORT of a router, dns:NAME:PORT, or an http(s) URL that lists them"),
+    ] = ()
+    peer_cidr: Annotated[
+        tuple[Cidr, ...],
+        _help("networks that other nodes are in; no other address is dialled; empty: all but loopback and link-local"),
+    ] = ()
+    data_dir: Annotated[Directory, _help("directory for this node's identity; empty: a new one at each start")] = ""
+    admission_secret_file: Annotated[
+        File, _help("file with secrets, one a line: the first is shown to other nodes, each of them lets others in")
+    ] = ""
+    allow_peer_id: Annotated[tuple[PeerId, ...], _help("only these nodes may take part (libp2p peer ids)")] = ()
+    degree: Annotated[Degree, _help("nodes that each is connected to; up to as many all are connected to all")] = 64
+    node_name: Annotated[Label, _help("this node's name as others show it; empty: the host's")] = ""
+    zone: Annotated[Label, _help("this node's zone as others show it")] = ""
+
+    @property
+    def joins(self) -> bool:
+        """Whether the libp2p router is to be used."""
+        return self.router == "libp2p" or (self.router == "auto" and bool(self.bootstrap))
+
+
 class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Logs: JSON lines on stderr."""
 
@@ -106,4 +143,5 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     serve: ServeSettings = ServeSettings()
     stores: StoreSettings = StoreSettings()
     fetch: FetchSettings = FetchSettings()
+    router: RouterSettings = RouterSettings()
     log: LogSettings = LogSettings()

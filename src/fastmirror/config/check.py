@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import socket
+import urllib.parse
 from typing import Final, NamedTuple
 
 _DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)", re.ASCII)
@@ -14,6 +16,7 @@ _LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?"
 _HOST: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?", re.ASCII)
 _PORT: Final = re.compile(r"[0-9]{1,5}", re.ASCII)
 _REPOSITORY: Final = re.compile(r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*", re.ASCII)
+_PEER_ID: Final = re.compile(r"12D3KooW[1-9A-HJ-NP-Za-km-z]{44}", re.ASCII)
 _NAMESPACE: Final = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*", re.ASCII)
 STORE_FORMS: Final = "oci:DIR, containerd:SOCKET[,content=DIR] or content:DIR"
 STORE_BREAK: Final = re.compile(r",(?=[a-z]+:)", re.ASCII)
@@ -136,4 +139,47 @@ def pattern(text: str) -> str:
         raise ValueError(
             "expected a repository in lower case such as registry.example/team/app, with * only as its last part"
         )
+    return text
+
+
+def bootstrap(text: str) -> str:
+    """``HOST:PORT`` of a router, ``dns:NAME:PORT``, or the URL of a list of such places."""
+    if text.startswith(("http://", "https://")):
+        try:
+            good = bool(urllib.parse.urlsplit(text).hostname) and urllib.parse.urlsplit(text).port != 0
+        except ValueError:
+            good = False
+        if not good:
+            raise ValueError("expected an http or https URL with a host")
+        return text
+    place = text.removeprefix("dns:")
+    try:
+        found = address(place)
+    except ValueError:
+        raise ValueError("expected HOST:PORT of a router, dns:NAME:PORT, or an http URL") from None
+    if found.port == 0:
+        raise ValueError("expected the port of other nodes' --router-addr; port 0 cannot be connected to")
+    return text
+
+
+def cidr(text: str) -> str:
+    """A network such as 10.0.0.0/8 or fd00::/8."""
+    try:
+        ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError("expected a network such as 10.0.0.0/8 or fd00::/8") from None
+    return text
+
+
+def peer_id(text: str) -> str:
+    """The libp2p peer id of an Ed25519 key."""
+    if _PEER_ID.fullmatch(text) is None:
+        raise ValueError("expected the peer id of a node, as `fastmirror peers` shows it (12D3KooW...)")
+    return text
+
+
+def label(text: str) -> str:
+    """A name of a node or zone: up to 63 printable ASCII characters."""
+    if len(text) > 63 or not text.isascii() or not text.isprintable():
+        raise ValueError("expected at most 63 printable ASCII characters")
     return text

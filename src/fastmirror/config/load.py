@@ -228,9 +228,15 @@ def _check_together(settings: Settings, origins: Mapping[str, Origin]) -> None:
     if fetch.spool_bytes < fetch.whole_bytes:
         why = f"spool_bytes ({fetch.spool_bytes}) must not be less than whole_bytes ({fetch.whole_bytes})"
         raise refuse(why, "spool_bytes", "whole_bytes")
+    if settings.router.joins and fetch.peers:
+        raise refuse("the libp2p router finds other nodes by itself: give peers or bootstrap, not both", "peers")
+    if settings.router.router == "static" and settings.router.bootstrap:
+        raise refuse("only the libp2p router uses it: take router = static away", "bootstrap")
     seen: dict[str, Address] = {}
-    for name in ("registry_addr", "peer_addr", "admin_addr"):
-        mine = address(getattr(serve, name))
+    for name in ("registry_addr", "peer_addr", "admin_addr", "router_addr"):
+        if name == "router_addr" and not settings.router.joins:
+            continue
+        mine = address(getattr(settings.router if name == "router_addr" else serve, name))
         for other, theirs in seen.items():
             if mine.port and mine.port == theirs.port and (mine.host == theirs.host or _any({mine.host, theirs.host})):
                 raise refuse(f"{name} {mine} and {other} {theirs} need different ports", name, other)

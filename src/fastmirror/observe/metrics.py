@@ -7,7 +7,7 @@ values: never a peer, a digest or a repository. A group goes whole to the part t
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from fastmirror import __version__
@@ -17,6 +17,7 @@ LISTENERS: Final = ("registry", "peer", "admin")
 DATA_LISTENERS: Final = LISTENERS[:2]
 SOURCES: Final = ("local", "peers", "none")
 OUTCOMES: Final = ("got", "lacks", "busy", "unreachable", "stalled", "truncated", "garbled", "corrupt", "left")
+REFUSALS: Final = ("address", "signature", "frame", "room", "crowd", "suspicion", "admission")
 PEER_STATES: Final = ("live", "backoff", "quarantined")
 
 
@@ -106,6 +107,45 @@ class FetchMetrics:
         )
 
 
+class RouterMetrics:
+    """The libp2p router; all zero with another one."""
+
+    def __init__(self) -> None:
+        self.nodes = gauge(
+            "router_nodes", "Other nodes as the router sees them; unmet: its address is not proved yet.",
+            state=("live", "unmet", "lost", "left"),
+        )  # fmt: skip
+        self.links = gauge("router_links", "Other nodes that this one is connected to.")
+        self.keys = gauge("router_keys", "Contents and tags that this node tells the others of.")
+        self.keys_refused = counter("router_keys_refused_total", "Own keys not told because there are too many.")
+        self.deltas_in = counter("router_deltas_received_total", "Changes of other nodes' content that were heard of.")
+        self.deltas_out = counter("router_deltas_sent_total", "Changes of this node's content that were told.")
+        self.resyncs = counter("router_resyncs_total", "Changes that did not fit, so that all was asked for again.")
+        self.restarts = counter("router_restarts_total", "Times that the router process ended and was started again.")
+        self.turned_away = counter("router_turned_away_total", "Connections closed at once because of a limit.")
+        self.refused = counter(
+            "router_refused_total", "What was not believed or not let in.", reason=REFUSALS
+        )  # fmt: skip
+        self.index_entries = gauge("router_index_entries", "Pairs of a key and a node that look-ups know.")
+        self.index_bytes = gauge("router_index_bytes", "Memory of what look-ups know.")
+
+    def follow(self, counters: Callable[[], dict[str, int]]) -> None:
+        """From now on show what the router counts."""
+
+        def show(cell: Cell, name: str) -> None:
+            cell.follow(lambda: counters().get(name, 0))
+
+        for state in ("live", "unmet", "lost", "left"):
+            show(self.nodes.at(state), state)
+        for reason in REFUSALS:
+            show(self.refused.at(reason), f"refused_{reason}")
+        for name in (
+            "links", "keys", "keys_refused", "deltas_in", "deltas_out", "resyncs", "restarts", "turned_away",
+            "index_entries", "index_bytes",
+        ):  # fmt: skip
+            show(getattr(self, name).at(), name)
+
+
 class NodeMetrics:
     """The process as a whole."""
 
@@ -130,6 +170,7 @@ class Metrics:
         self.http = HttpMetrics()
         self.pull = PullMetrics()
         self.fetch = FetchMetrics()
+        self.router = RouterMetrics()
         self.node = NodeMetrics()
 
     def __iter__(self) -> Iterator[Family[Any]]:

@@ -28,6 +28,15 @@ class Asker(Protocol):
         """Find out whether a peer is back, within a second or two."""
 
 
+async def keep_probing(asker: Asker) -> None:
+    """Find out whether peers that were left alone are back, until cancelled."""
+    async with asyncio.TaskGroup() as probes:
+        while True:
+            for peer in asker.due():
+                probes.create_task(asker.greet(peer), name=f"probe {peer}")
+            await asyncio.sleep(PROBE_SECONDS)
+
+
 class StaticRouter:
     """A Router over a fixed list of peers: every look-up asks all live ones at the same time.
 
@@ -61,11 +70,7 @@ class StaticRouter:
 
     async def run(self) -> None:
         """Probe peers that were left alone, until cancelled."""
-        async with asyncio.TaskGroup() as probes:
-            while True:
-                for peer in self._asker.due():
-                    probes.create_task(self._asker.greet(peer), name=f"probe {peer}")
-                await asyncio.sleep(PROBE_SECONDS)
+        await keep_probing(self._asker)
 
     async def close(self) -> None:
         """Stop the look-ups that run; idempotent."""

@@ -1,0 +1,163 @@
+"""One connection to another router: yamux with one stream of the inventory's protocol on it, within limits.
+
+Guards, as py-libp2p 0.8.1 has none of them: frames of at most 256 KiB; what was not read yet waits in the kernel and
+not in memory; streams beyond the one are never accepted; frames and bytes per second are limited by not reading on;
+every step of the handshake has a deadline; whatever goes wrong in py-libp2p ends this connection and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Final
+
+import trio
+from libp2p.abc import ISecureConn
+from libp2p.custom_types import TProtocol
+from libp2p.peer.id import ID
+from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
+
+from fastmirror.inventory.messages import PROTOCOL
+from fastmirror.inventory.wire import MAX_FRAME, Splitter
+from fastmirror.p2p.secure import Guest, raw_connection, select, select_muxer
+
+HANDSHAKE_SECONDS: Final = 5.0
+CLOSE_SECONDS: Final = 1.0
+MOST_UNSENT: Final = 8 << 20
+MOST_UNREAD: Final = 1 << 20
+MOST_PIECE: Final = 256 * 1024
+PIECE: Final = 48 * 1024  # yamux and Noise divide anyway; less than both limits costs no copy
+FRAMES_PER_SECOND: Final = 1000.0
+BYTES_PER_SECOND: Final = 4 << 20
+BURST_SECONDS: Final = 8.0
+FRAME_OVERHEAD: Final = BYTES_PER_SECOND / FRAMES_PER_SECOND
+
+
+class _Patience:
+    """A bucket: lets BYTES_PER_SECOND through, each frame counted as FRAME_OVERHEAD bytes more, and bursts at once."""
+
+    def __init__(self) -> None:
+        self._level = 0.0
+        self._at = trio.current_time()
+
+    async def take(self, size: int) -> None:
+        now = trio.current_time()
+        self._level = max(0.0, self._level - (now - self._at) * BYTES_PER_SECOND) + size
+        self._at = now
+        over = self._level - BURST_SECONDS * BYTES_PER_SECOND
+        if over > 0:
+            await trio.sleep(over / BYTES_PER_SECOND)
+
+
+class _Muxer(Yamux):
+    """yamux with limits on what the other side makes it hold."""
+
+    def __init__(self, secured: ISecureConn, peer: ID, is_initiator: bool) -> None:
+        super().__init__(secured, peer, is_initiator=is_initiator)
+        self._patience = _Patience()
+        self.read_on = trio.Event()
+
+    async def _read_data_body(self, length: int) -> bytes:
+        if length > MOST_PIECE:
+            raise trio.TooSlowError  # the one error after which yamux ends the connection
+        await self._patience.take(length + int(FRAME_OVERHEAD))
+        while sum(map(len, self.stream_buffers.values())) > MOST_UNREAD:
+            self.read_on = trio.Event()
+            await self.read_on.wait()
+        return await super()._read_data_body(length)
+
+    async def _write_frame(self, data: bytes) -> None:
+        if len(data) == 12:  # an answer to what the other side sent without data: it may not flood us with these
+            await self._patience.take(64)
+        await super()._write_frame(data)
+
+
+class Wire:
+    """An open connection to ``peer``. Its owner runs :meth:`write` and reads :meth:`frame`; others only :meth:`put`.
+
+    ``scope`` is what the owner waits in: it ends when the connection was ended here.
+    """
+
+    def __init__(self, secured: ISecureConn, muxer: _Muxer, initiator: bool) -> None:
+        self.peer = secured.get_remote_peer().to_bytes()
+        self.initiator = initiator
+        self._muxer = muxer
+        self._stream: Any = None
+        self._splitter = Splitter()
+        self._frames: deque[tuple[int, bytes]] = deque()
+        self._queue: deque[bytes] = deque()
+        self._unsent = 0
+        self._news = trio.Event()
+        self._ending = False
+        self.why = ""
+        self.scope: trio.CancelScope | None = None
+
+    async def begin(self) -> None:
+        """Agree on the stream. The muxer must be running."""
+        if self.initiator:
+            self._stream = await self._muxer.open_stream()
+        else:
+            self._stream = await self._muxer.accept_stream()
+        assert isinstance(self._stream, YamuxStream)
+        await select(self._stream, TProtocol(PROTOCOL))
+
+    def put(self, data: bytes) -> None:
+        """Send a frame after those that wait. Too many waiting end the connection."""
+        if self._ending:
+            return
+        self._queue.append(data)
+        self._unsent += len(data)
+        if self._unsent > MOST_UNSENT:
+            self._queue.clear()
+            self.end("too slow")
+        self._news.set()
+
+    def end(self, why: str) -> None:
+        """End the connection once what waits has been sent, or a second later."""
+        if not self._ending:
+            self._ending = True
+            self.why = why
+            if self.scope is not None:
+                self.scope.deadline = trio.current_time() + CLOSE_SECONDS
+        self._news.set()
+
+    async def write(self) -> None:
+        """Send what is put in until the end."""
+        while True:
+            while self._queue:
+                data = b"".join(self._queue)
+                self._queue.clear()
+                self._unsent = 0
+                for at in range(0, len(data), PIECE):
+                    await self._stream.write(data[at : at + PIECE])
+            if self._ending:
+                await self._muxer.close()
+                if self.scope is not None:
+                    self.scope.cancel()
+                return
+            self._news = trio.Event()
+            await self._news.wait()
+
+    async def frame(self) -> tuple[int, bytes]:
+        """The next frame that comes. Raises BadFrame, and whatever py-libp2p raises at the end."""
+        while not self._frames:
+            data = await self._stream.read(PIECE)
+            self._muxer.read_on.set()
+            self._frames.extend(self._splitter.feed(data))
+        return self._frames.popleft()
+
+
+async def greet(stream: trio.SocketStream, guest: Guest, expected: ID | None, initiator: bool) -> ISecureConn:
+    """The encrypted connection, to somebody who may take part. Raises Refused, TooSlowError and py-libp2p's errors."""
+    with trio.fail_after(HANDSHAKE_SECONDS):
+        return await guest.secure(raw_connection(stream, initiator), expected)
+
+
+async def muxed(secured: ISecureConn, initiator: bool) -> tuple[Wire, _Muxer]:
+    """The wire on an encrypted connection; its muxer must be run (``start``) before ``begin``."""
+    with trio.fail_after(HANDSHAKE_SECONDS):
+        await select_muxer(secured)
+    muxer = _Muxer(secured, secured.get_remote_peer(), initiator)
+    return Wire(secured, muxer, initiator), muxer
+
+
+assert MAX_FRAME < MOST_UNSENT
