@@ -117,7 +117,10 @@ WRONG_VALUES = [
     ("store", "./data", "oci:./data"), ("store", "s3:bucket", "oci:DIR"), ("store", "oci:", "directory"),
     ("store", "", "at least one"), ("default_registry", "https://docker.io", "host"),
     ("resolve_tags", "perhaps", "true or false"), ("allow", "https://docker.io", "scheme"),
-    ("deny", "registry.example/Team", "lower case"),
+    ("deny", "registry.example/Team", "lower case"), ("bootstrap", "node-a", "dns:NAME:PORT"),
+    ("bootstrap", "http://", "URL"), ("bootstrap", "dns:n:0", "port 0"), ("peer_cidr", "10.0.0.0/33", "10.0.0.0/8"),
+    ("allow_peer_id", "QmNotOurs", "12D3KooW"), ("degree", "3", ">= 4"), ("node_name", "caf\u00e9", "ASCII"),
+    ("router", "dht", "auto, libp2p, static"),
 ]  # fmt: skip
 
 
@@ -179,6 +182,16 @@ def test_settings_that_do_not_go_together_are_refused_in_the_name_of_the_one_tha
     load({"registry_addr": "127.0.0.1:0", "peer_addr": "127.0.0.1:0", "admin_addr": "127.0.0.1:0"}, {})
 
 
+def test_nodes_find_each_other_or_are_given_but_not_both():
+    places = {"bootstrap": ("10.0.0.1:5003",)}
+    assert load(places, {}).settings.router.joins
+    assert not load({}, {}).settings.router.joins
+    assert load({"router": "libp2p"}, {}).settings.router.joins
+    assert complaint({**places, "peers": ("10.0.0.2:5001",)}).startswith("peers: the libp2p router finds")
+    assert complaint({**places, "router": "static"}).startswith("bootstrap: only the libp2p router")
+    assert "different ports" in complaint({**places, "router_addr": "0.0.0.0:5001"})
+
+
 def _texts(field: Field) -> st.SearchStrategy[Any]:
     """Values of a setting as text that every source accepts, one or several."""
     hosts = st.sampled_from(["127.0.0.1", "[::1]", "node-a", "a.example", "10.1.2.3"])
@@ -196,6 +209,12 @@ def _texts(field: Field) -> st.SearchStrategy[Any]:
         "true/false": st.sampled_from(["true", "false"]),
         "NAMESPACE": st.sampled_from(["k8s.io", "moby", "default"]),
         "DIR": st.text(string.ascii_letters + "/._-").map(str.strip),
+        "FILE": st.text(string.ascii_letters + "/._-").map(str.strip),
+        "NAME": st.sampled_from(["", "node-1", "eu west 1b"]),
+        "PLACE": st.sampled_from(["10.0.0.1:5003", "[::1]:5003", "dns:routers.fm:5003", "http://list.example/n"]),
+        "CIDR": st.sampled_from(["10.0.0.0/8", "fd00::/8", "192.0.2.7"]),
+        "PEER-ID": st.sampled_from(["12D3KooWQGLmna8tp978KMuibrGHGw44EP15YMmQfKToqiyWgb5g"]),
+        "nodes": st.integers(4, 1024).map(str),
     }
     if field.choices:
         return st.sampled_from(field.choices)

@@ -28,7 +28,7 @@ BootstrapSource = Annotated[str, Meta(extra={"check": check.bootstrap, "form": "
 Cidr = Annotated[str, Meta(extra={"check": check.cidr, "form": "CIDR"})]
 PeerId = Annotated[str, Meta(extra={"check": check.peer_id, "form": "PEER-ID"})]
 Label = Annotated[str, Meta(extra={"check": check.label, "form": "NAME"})]
-Degree = Annotated[int, Meta(ge=4, le=1024, extra={"form": "count"})]
+Degree = Annotated[int, Meta(ge=4, le=1024, extra={"form": "nodes"})]
 File = Annotated[str, Meta(extra={"form": "FILE"})]
 Directory = Annotated[str, Meta(extra={"form": "DIR"})]
 
