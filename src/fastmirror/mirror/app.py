@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from fastmirror.chunks.holder import PREFIX
 from fastmirror.errors import RegistryError, StoreError
 from fastmirror.http.message import Reply, Request
 from fastmirror.mirror import answers
@@ -37,16 +38,27 @@ class Mirror:
     """Answers pulls from local content, else from elsewhere (on the listener for this node's clients), else 404.
 
     A peer listener gets no ``elsewhere``: it serves only what is here, so that a request can never travel in circles.
+    It alone gets ``chunks``, which answers what other nodes ask beyond pulls (targets that begin with its ``PREFIX``).
     """
 
-    def __init__(self, local: Local, *, default_registry: str = "", elsewhere: Elsewhere | None = None) -> None:
+    def __init__(
+        self,
+        local: Local,
+        *,
+        default_registry: str = "",
+        elsewhere: Elsewhere | None = None,
+        chunks: Callable[[Request], Reply] | None = None,
+    ) -> None:
         self._local = local
         self._default_registry = default_registry
         self._elsewhere = elsewhere
+        self._chunks = chunks
         self.served = Served()
 
     def __call__(self, request: Request) -> Reply | Awaitable[Reply]:
         """Answer one request: at once from local content or with an error, else through an awaitable."""
+        if self._chunks is not None and request.target.startswith(PREFIX):
+            return _answered(self._chunks, request)
         try:
             pull = parse_pull(request.target, self._default_registry)
             if pull.kind == "api":
@@ -84,3 +96,11 @@ class Mirror:
 
     def _elsewhere_done(self, sent: int, complete: bool) -> None:
         self.served.elsewhere_bytes += sent
+
+
+def _answered(answer: Callable[[Request], Reply], request: Request) -> Reply:
+    """The answer to what is no pull, and is not counted as one."""
+    try:
+        return answer(request)
+    except RegistryError as error:
+        return answers.error_reply(error)
