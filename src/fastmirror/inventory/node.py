@@ -7,23 +7,19 @@ from typing import Final
 
 from fastmirror.inventory import messages as m
 from fastmirror.inventory.card import Card, Version
-from fastmirror.inventory.facts import Close, Dial, Renew, Send
+from fastmirror.inventory.facts import Close, Renew, Send
 from fastmirror.inventory.keys import KeySet
-from fastmirror.inventory.links import CONFIRM_SECONDS, Links
-from fastmirror.inventory.member import Link, Member
-from fastmirror.inventory.overlay import chosen, complete
+from fastmirror.inventory.links import CONFIRM_SECONDS
+from fastmirror.inventory.member import Link
+from fastmirror.inventory.topology import Topology
 from fastmirror.inventory.wire import BadFrame
 
 PROBE_SECONDS: Final = 0.5
 ANSWER_SECONDS: Final = 0.8  # until the others are told that a node does not answer
 GIVE_UP_SECONDS: Final = 1.6  # until it counts as gone
 LATE_SECONDS: Final = 0.4  # a turn this late means that we were stuck, not the others
-STEP_SECONDS: Final = 1.0
-YIELD_SECONDS: Final = 0.5  # the node with the larger id leaves dialling to the other one for that long
-SETTLE_SECONDS: Final = 5.0  # what was chosen stays connected for at least that long
-AUDIT_SECONDS: Final = 10.0
+FULL_SECONDS: Final = 10.0
 RELAYS: Final = 6
-DIALS: Final = 8
 SUSPECTS: Final = 512  # of one link at once
 SUSPECTS_PER_SECOND: Final = 20.0
 CONTESTS: Final = 3  # times in a while that somebody overrules our own version, until it must be a clone
@@ -31,11 +27,10 @@ CONTEST_SECONDS: Final = 30.0
 WARN_SECONDS: Final = 0.5
 
 
-class Inventory(Links):
+class Inventory(Topology):
     """The state machine. ``facts`` says what to do and what has happened; ``wake`` when :meth:`tick` is due."""
 
     _probe_at = 0.0
-    _audit_at = 0.0
     _round: tuple[int, ...] = ()
     _contests: tuple[float, ...] = ()
 
@@ -187,7 +182,7 @@ class Inventory(Links):
     def _parted(self, link: Link, reason: int, now: float) -> None:
         member = self.members.get(link.owner)
         if reason == m.FULL and member is not None:
-            member.full_until = now + AUDIT_SECONDS
+            member.full_until = now + FULL_SECONDS
         if reason == m.CLONE:
             self.facts.append(Renew())
         self.facts.append(Close(link.number, m.REASONS.get(reason, "ended")))
@@ -346,56 +341,3 @@ class Inventory(Links):
             if number in self.links:
                 self._ask(self.links[number], now, GIVE_UP_SECONDS)
                 return
-
-    def _step(self, now: float) -> None:
-        self._step_at = now + STEP_SECONDS * self._dice.uniform(0.9, 1.1)
-        self.members.forget(now)
-        self._wanted = {owner: asked for owner, asked in self._wanted.items() if now < asked[1]}
-        live = self.members.live
-        full = {owner for owner in live if (mm := self.members.get(owner)) and mm.full_until > now}
-        picked = chosen(self.me, live, full, self.degree)
-        self._connect(picked, now)
-        if not complete(self.degree, len(live)):
-            self._thin_out(picked, now)
-            if now >= self._audit_at:
-                self._audit(now)
-        self.members.begin_meetings(now)
-
-    def _connect(self, picked: set[bytes], now: float) -> None:
-        dials = sum(member.dialling for member in self.members)
-        everybody = complete(self.degree, len(self.members.live))
-        for member in self.members:
-            wanted = member.owner in picked or (not member.live and member.adjacent and member.state.value == "lost")
-            if not wanted or member.owner in self._by_owner or member.dialling:
-                continue
-            at = max(member.dial_at, member.since + YIELD_SECONDS if everybody and member.owner < self.me else 0.0)
-            if now < at:
-                self._step_at = min(self._step_at, at)
-            elif dials < DIALS:
-                dials += self._dial(member, now)
-
-    def _dial(self, member: Member, now: float) -> bool:
-        hosts = self.members.dialable(member.card)
-        if not hosts or not member.card.router_port:
-            self.not_linked(member.owner, "no address that may be dialled (--peer-cidr)", now)
-            return False
-        member.dialling = True
-        self.facts.append(Dial(member.owner, hosts, member.card.router_port))
-        return True
-
-    def _thin_out(self, picked: set[bytes], now: float) -> None:
-        """End links that this node made and does not choose any more, and the youngest of too many others."""
-        for link in [link for link in self.links.values() if link.outbound and link.owner not in picked]:
-            if now - link.since > SETTLE_SECONDS and len(self.links) > 1:
-                self._drop_link(link, "pruned", m.PRUNED)
-        others = sorted((link for link in self.links.values() if not link.outbound), key=lambda link: link.since)
-        for link in others[self.degree :]:
-            if now - link.since > SETTLE_SECONDS and not self._neighbour(link.owner):
-                self._drop_link(link, "full", m.FULL)
-
-    def _audit(self, now: float) -> None:
-        """Meet one node that is not linked here again: if nobody watches it, this finds out that it is gone."""
-        self._audit_at = now + AUDIT_SECONDS * self._dice.uniform(0.5, 1.5)
-        far = [m_ for m_ in self.members if m_.live and m_.host and not m_.meeting and m_.owner not in self._by_owner]
-        if far:
-            self.members.meet(self._dice.choice(far), now)
