@@ -108,6 +108,7 @@ class ListReader:
         self.hashes: list[bytes] = []
         self._header = shape.header()
         self._rest = b""
+        self._taken = 0
         self._begun = False
         self._good = shape.fits
 
@@ -118,21 +119,19 @@ class ListReader:
 
     def feed(self, data: bytes) -> bool:
         """Take the next bytes. False, for good, if this is no such list or more than one."""
-        if not self._good:
-            return False
-        self._rest += data
+        self._taken += len(data)
+        self._good = self._good and self._taken <= self.shape.length
+        self._rest += data if self._good else b""
         if not self._begun:
-            if not self._header.startswith(self._rest[: len(self._header)]):
-                self._good = False
-            if not self._good or len(self._rest) < len(self._header):
+            self._good = self._good and self._header.startswith(self._rest[:HEADER_BYTES])
+            if not self._good or len(self._rest) < HEADER_BYTES:
                 return self._good
             self._begun = True
-            self._rest = self._rest[len(self._header) :]
+            self._rest = self._rest[HEADER_BYTES:]
         step = self.shape.algorithm.hash_bytes
         ready = len(self._rest) - len(self._rest) % step
-        self.hashes += [self._rest[at : at + step] for at in range(0, ready, step)][: self.shape.pieces + 1]
+        self.hashes += [self._rest[at : at + step] for at in range(0, ready, step)]
         self._rest = self._rest[ready:]
-        self._good = len(self.hashes) <= self.shape.pieces and not (self.whole and self._rest)
         return self._good
 
 
