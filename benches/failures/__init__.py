@@ -1,0 +1,1 @@
+"""What a failing peer costs real pulls; see ``run.py``."""
