@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 
 from fastmirror.inventory.card import Card, Version
 from fastmirror.inventory.facts import Changed, Close, Dial, Down, Meet, Renew, Send, Up
-from fastmirror.inventory.keys import KeySet
 from fastmirror.inventory.ledger import Ledger
 from fastmirror.inventory.messages import Hello, parse
 from fastmirror.inventory.node import Inventory
@@ -37,7 +36,7 @@ def card_of(owner: bytes, number: int, epoch: int) -> Card:
     return Card(owner, Version(epoch, 0), 0, f"n{number}", "", (host,), 4001, 5001, b"", 0, bytes(32))
 
 
-@dataclass
+@dataclass(repr=False)
 class Pipe:
     """One connection between two processes; each end has its number."""
 
@@ -48,7 +47,7 @@ class Pipe:
         return self.ends[1] if self.ends[0] == (node, number) else self.ends[0]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class SimNode:
     """One process. ``offered`` is what its data plane knows: keys by owner."""
 
@@ -98,8 +97,13 @@ class Sim:
         return random.Random(self.dice.getrandbits(64))
 
     def join(self, number: int, to: int) -> None:
-        """Bootstrap: connect to a node by its address, whoever it is."""
+        """Bootstrap: connect to a node by its address, whoever it is; again while this node is alone."""
         self._after(CONNECT, self._connect, self.nodes[number], None, to)
+        self._after(0.5, self._join_again, self.nodes[number], to)
+
+    def _join_again(self, node: SimNode, to: int) -> None:
+        if node.alive and not node.inventory.links and to in self.nodes and to != node.number:
+            self.join(node.number, to)
 
     def kill(self, number: int) -> None:
         node = self.nodes.pop(number)
@@ -151,9 +155,10 @@ class Sim:
             if node.frozen:
                 continue
             wanted = {owner: keys for owner, keys in truth.items() if owner != node.owner}
-            for owner in wanted.keys() | node.offered.keys():
-                if wanted.get(owner) != node.offered.get(owner):
-                    bad.append(f"{node.number}: {owner.hex()[:6]}")
+            both = wanted.keys() | node.offered.keys()
+            bad += [
+                f"{node.number}: {owner.hex()[:6]}" for owner in both if wanted.get(owner) != node.offered.get(owner)
+            ]
         return bad
 
     def run(self, seconds: float) -> None:
@@ -304,12 +309,5 @@ def _over_the_wire(hello: Hello) -> Hello:
     return made
 
 
-def view_equal(sim: Sim) -> bool:
-    return not sim.wrong()
-
-
 def keys_of(number: int, count: int) -> set[int]:
     return {number * 1_000_000 + index for index in range(count)}
-
-
-assert KeySet

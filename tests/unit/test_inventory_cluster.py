@@ -1,0 +1,228 @@
+"""Clusters of inventories in virtual time: whatever happens to them, once it is over every view equals the truth."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastmirror.inventory.facts import Down, Up
+from tests.kit.inventory_sim import Sim, keys_of
+
+SIZES = [pytest.param(3, 64, id="3 at 64"), pytest.param(12, 4, id="12 at 4")]
+
+
+def joined(count: int, degree: int, seed: int = 1, keys: int = 20) -> Sim:
+    sim = Sim(seed, degree)
+    for number in range(count):
+        sim.start(number, keys_of(number, keys))
+    for number in range(1, count):
+        sim.join(number, 0)
+    sim.run_until(lambda: not sim.wrong(), 10)
+    sim.run(10)
+    assert not sim.wrong()
+    return sim
+
+
+@pytest.mark.parametrize(("count", "degree"), SIZES)
+def test_a_new_key_is_known_everywhere_at_once(count, degree):
+    sim = joined(count, degree)
+    sim.change(count - 1, add={7})
+    assert (
+        sim.run_until(lambda: all(7 in n.offered[sim.nodes[count - 1].owner] for n in others(sim, count - 1)), 1) < 0.05
+    )
+    sim.change(count - 1, drop={7})
+    assert sim.run_until(lambda: not sim.wrong(), 1) < 0.05
+
+
+def others(sim: Sim, number: int):
+    return [node for node in sim.nodes.values() if node.number != number]
+
+
+@pytest.mark.parametrize(("count", "degree"), SIZES)
+def test_the_first_change_goes_at_once_and_what_follows_together(count, degree):
+    sim = joined(count, degree)
+    node = sim.nodes[0]
+    before = node.inventory.deltas_out
+    for key in range(10):
+        sim.change(0, add={500_000 + key})
+        sim.run(0.001)
+    sim.run(0.1)
+    assert node.inventory.deltas_out - before == 2
+    assert not sim.wrong()
+
+
+@pytest.mark.parametrize(("count", "degree"), SIZES)
+def test_a_killed_node_is_gone_everywhere_within_200_ms(count, degree):
+    sim = joined(count, degree)
+    sim.kill(1)
+    assert sim.run_until(lambda: not sim.wrong(), 5) < 0.2
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize(("count", "degree"), SIZES)
+def test_a_frozen_node_is_gone_everywhere_within_4_s_and_comes_back(count, degree, seed):
+    sim = joined(count, degree, seed)
+    sim.freeze(1)
+    assert sim.run_until(lambda: not sim.wrong(), 10) < 4
+    sim.run(20)
+    assert not sim.wrong()
+    sim.thaw(1)
+    assert sim.run_until(lambda: not sim.wrong(), 15) < 10
+
+
+@pytest.mark.parametrize(("count", "degree"), SIZES)
+def test_a_node_that_leaves_is_gone_before_it_ends(count, degree):
+    sim = joined(count, degree)
+    owner = sim.nodes[2].owner
+    sim.leave(2)
+    assert sim.run_until(lambda: not any(owner in node.offered for node in others(sim, 2)), 1) < 0.1
+
+
+@pytest.mark.parametrize(("count", "degree"), SIZES)
+def test_a_partition_heals(count, degree):
+    sim = joined(count, degree)
+    half = count // 2
+    here, there = set(range(half)), set(range(half, count))
+    sim.part(here, there)
+    sim.run(30)
+    for node in sim.nodes.values():
+        side = here if node.number in here else there
+        assert node.offered.keys() == {sim.nodes[n].owner for n in side - {node.number}}
+    sim.change(0, add={5})
+    sim.change(count - 1, add={6}, drop=keys_of(count - 1, 3))
+    sim.heal()
+    assert sim.run_until(lambda: not sim.wrong(), 30) < 15
+
+
+@pytest.mark.parametrize(("count", "degree"), SIZES)
+def test_a_restart_with_the_same_identity_and_other_keys_is_believed(count, degree):
+    sim = joined(count, degree)
+    owner = sim.nodes[1].owner
+    sim.kill(1)
+    sim.start(1, {1, 2, 3}, owner)
+    sim.join(1, 0)
+    assert sim.run_until(lambda: not sim.wrong(), 10) < 5
+
+
+@pytest.mark.parametrize("degree", [4, 8, 64])
+def test_connections_are_bounded_by_the_degree_and_idle_nodes_are_quiet(degree):
+    sim = joined(30, degree)
+    sim.run(30)
+    assert max(len(node.inventory.links) for node in sim.nodes.values()) <= max(degree + 8, min(degree, 29))
+    assert min(len(node.inventory.links) for node in sim.nodes.values()) >= 2
+    before = sum(node.sent for node in sim.nodes.values())
+    sim.run(20)
+    assert (sum(node.sent for node in sim.nodes.values()) - before) / 20 / 30 < 6
+    assert not sim.wrong()
+
+
+def test_a_clone_is_noticed_and_one_of_the_two_changes():
+    sim = joined(3, 64)
+    owner = sim.nodes[1].owner
+    clone = sim.start(9, {99}, owner)
+    sim.join(9, 0)
+    sim.run(10)
+    assert clone.renewed or sim.nodes[1].renewed
+    assert not (clone.renewed and sim.nodes[1].renewed)
+
+
+def test_a_restart_is_no_clone():
+    sim = joined(3, 64)
+    owner = sim.nodes[1].owner
+    sim.part({1}, {0, 2})  # it vanishes without a word: the others hold its old connections for live ones
+    sim.kill(1)
+    sim.heal()
+    node = sim.start(1, {1}, owner)
+    sim.join(1, 0)
+    sim.run_until(lambda: not sim.wrong(), 10)
+    assert not node.renewed
+
+
+def test_a_false_suspicion_is_refuted():
+    from fastmirror.inventory.messages import Suspect
+
+    sim = joined(12, 4)
+    liar = sim.nodes[3].inventory
+    downs = len([entry for entry in sim.log if isinstance(entry[2], Down)])
+    for node in others(sim, 3):
+        for link in node.inventory.links.values():
+            if link.owner == liar.me:
+                version = liar.members.get(sim.nodes[7].owner)
+                sim._arrive(
+                    node.pipes[link.number], node, link.number, Suspect(sim.nodes[7].owner, version.version).encode()
+                )
+    assert sim.run_until(lambda: not sim.wrong(), 10) < 3
+    assert sim.nodes[7].alive
+    assert len([entry for entry in sim.log if isinstance(entry[2], Down)]) - downs < 12
+
+
+_FAULT = st.one_of(
+    st.tuples(st.just("change"), st.integers(0, 7), st.sets(st.integers(0, 30), max_size=5)),
+    st.tuples(st.just("drop"), st.integers(0, 7), st.sets(st.integers(0, 30), max_size=5)),
+    st.tuples(st.just("kill"), st.integers(0, 7)),
+    st.tuples(st.just("freeze"), st.integers(0, 7)),
+    st.tuples(st.just("thaw"), st.integers(0, 7)),
+    st.tuples(st.just("start"), st.integers(0, 7), st.booleans()),
+    st.tuples(st.just("part"), st.integers(1, 255)),
+    st.tuples(st.just("heal")),
+    st.tuples(st.just("wait"), st.floats(0.001, 8)),
+)
+
+
+@given(st.integers(0, 1000), st.sampled_from([4, 64]), st.lists(_FAULT, max_size=25))
+@settings(max_examples=60, deadline=None)
+def test_after_healing_every_view_equals_the_truth(seed, degree, faults):
+    sim = Sim(seed, degree)
+    owners = {}
+    for number in range(8):
+        owners[number] = sim.start(number, keys_of(number, 5)).owner
+    for number in range(1, 8):
+        sim.join(number, 0)
+    sim.run(1)
+    for fault in faults:
+        node = sim.nodes.get(fault[1]) if len(fault) > 1 and isinstance(fault[1], int) else None
+        match fault:
+            case ("change", number, keys) if node and not node.frozen:
+                sim.change(number, add=keys)
+            case ("drop", number, keys) if node and not node.frozen:
+                sim.change(number, drop=keys)
+            case ("kill", number) if node and not node.frozen and len(sim.nodes) > 2:
+                sim.kill(number)
+            case ("freeze", number) if node and not node.frozen:
+                sim.freeze(number)
+            case ("thaw", number) if node and node.frozen:
+                sim.thaw(number)
+            case ("start", number, same) if not node:
+                fresh = random.Random(sim.now).randbytes(32)
+                owners[number] = sim.start(number, keys_of(number, 3), owners[number] if same else fresh).owner
+                sim.join(number, min(sim.nodes.keys() - {number}))
+            case ("part", mask):
+                here = {number for number in range(8) if mask >> number & 1}
+                sim.part(here, set(range(8)) - here)
+            case ("heal",):
+                sim.heal()
+            case ("wait", seconds):
+                sim.run(seconds)
+    sim.heal()
+    for number in [n for n, node in sim.nodes.items() if node.frozen]:
+        sim.thaw(number)
+    for _ in range(8):  # what runs bootstraps again when it is alone, and every 15 s
+        for number in sim.nodes:
+            sim.join(number, sim.dice.choice(sorted(sim.nodes)))
+        sim.run(8)
+    sim.run_until(lambda: not sim.wrong(), 60)
+    sim.run(5)
+    assert not sim.wrong()
+
+
+def test_what_is_offered_is_told_once_and_taken_back_once():
+    sim = joined(5, 64)
+    sim.kill(2)
+    sim.run(5)
+    ups = [(node, fact.card.owner) for _, node, fact in sim.log if isinstance(fact, Up)]
+    downs = [(node, fact.owner) for _, node, fact in sim.log if isinstance(fact, Down)]
+    assert len(ups) == len(set(ups))
+    assert len(downs) == len(set(downs)) == 4
