@@ -52,6 +52,9 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 256
     header_timeout: Annotated[Seconds, _help("time a request head may take to arrive")] = 10.0
     idle_timeout: Annotated[Seconds, _help("time a kept connection may be idle")] = 75.0
+    early_lists: Annotated[
+        Switch, _help("hash the pieces of a blob when it arrives, not when another node first asks for the hashes")
+    ] = False
     drain_timeout: Annotated[Seconds, _help("time that running transfers get after SIGTERM")] = 25.0
 
 
@@ -90,6 +93,14 @@ class FetchSettings(msgspec.Struct, frozen=True, kw_only=True):
     holdback_bytes: Annotated[Bytes, _help("last bytes of larger blobs, withheld until the digest is right")] = (
         1024 * 1024
     )
+    verify: Annotated[
+        Literal["chunked", "strict", "tail"],
+        _help("larger blobs: piece by piece against lists of hashes; all of it before the first byte; or only the end"),
+    ] = "chunked"
+    piece_hash: Annotated[
+        Literal["blake3", "sha256", "xxh3-128"],
+        _help("how pieces are hashed; xxh3-128 costs least and finds accidents, not attacks"),
+    ] = "blake3"
     spool_dir: Annotated[
         Directory, _help("directory for blobs on their way; empty: below the first store, else the system's")
     ] = ""
