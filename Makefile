@@ -29,6 +29,7 @@ demo: build
 
 test: build
 	@tools/debian.sh test
+	@tools/containerd-versions.sh || true
 	$(PYTHON_IN) -m pytest $(ARGS)
 
 lint: build
