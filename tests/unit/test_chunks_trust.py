@@ -261,3 +261,37 @@ def test_entries_beyond_the_last_piece_change_nothing() -> None:
 def test_content_without_pieces_is_complete() -> None:
     trust = trust_with(0)
     assert (trust.complete, trust.undecided, trust.frontier) == (True, False, 0)
+
+
+def test_a_list_that_broke_off_is_no_list_any_more_but_one_on_its_way_is() -> None:
+    trust = Trust(3)
+    trust.expect(A)
+    trust.expect(B)
+    trust.told(A, [GOOD])
+    assert not trust.wants_list
+    trust.ended(A)
+    assert trust.wants_list
+    trust.expect(C)
+    assert not trust.wants_list
+
+
+def test_a_list_is_wanted_for_what_two_disagree_about_also_while_more_holders_are_looked_for() -> None:
+    trust = Trust(1)
+    for peer, said in ((A, GOOD), (B, BAD)):
+        trust.expect(peer)
+        trust.told(peer, [said])
+    assert not trust.wants_list  # there are no bytes yet: the sender's voice may settle it
+    trust.holds(0, GOOD, one(A))
+    assert (trust.wants_list, trust.undecided, trust.frontier) == (True, False, 0)
+    trust.sought()
+    assert trust.undecided
+
+
+def test_a_piece_that_one_peer_vouches_for_stays_open_until_nobody_is_left_to_be_asked() -> None:
+    trust = Trust(1)
+    trust.expect(A)
+    trust.told(A, [GOOD])
+    trust.holds(0, GOOD, one(A))
+    assert (trust.frontier, trust.undecided, trust.wants_list) == (0, False, True)
+    trust.sought()
+    assert trust.frontier == 1

@@ -66,7 +66,7 @@ class Trust:
     """The state of one content of ``count`` pieces.
 
     Reports    ``expect``, ``told``, ``ended`` (lists), ``holds`` (bytes), ``whole`` (the digest of all of it), and
-               ``seeking``, which is to be set to False when no further holders will be found (see :meth:`sought`).
+               ``sought``, when there is nobody left to be asked for a list.
     Rulings    :meth:`take` gives what follows from them, each once.
     """
 
@@ -102,9 +102,13 @@ class Trust:
 
     @property
     def wants_list(self) -> bool:
-        """Whether the list of one more peer would help: there are fewer than two, or they do not settle a piece."""
-        usable = sum(peer not in self.convicted for peer in self._lists)
-        return usable < LISTS or any(not self._pending(index) for index in self._open)
+        """Whether the list of one more peer would help: fewer than two are whole or on their way, or they disagree."""
+        usable = sum(
+            peer in self._waiting or len(hashes) >= self.count
+            for peer, hashes in self._lists.items()
+            if peer not in self.convicted
+        )
+        return usable < LISTS or any(not self._awaited(index) for index in self._open)
 
     def believed(self, index: int) -> bool:
         """Whether the bytes of this piece may be shown."""
@@ -144,7 +148,10 @@ class Trust:
         self._again()
 
     def sought(self) -> None:
-        """No further holders will be found, or their lists will not be asked for."""
+        """Nobody is left whose list could be asked for. It may be said before the lists that were asked for have come.
+
+        Until then a piece that only one peer vouches for stays open: somebody who disagrees may still be found.
+        """
         self._seeking = False
         self._changed = True
         self._again()
@@ -206,9 +213,11 @@ class Trust:
 
     def _pending(self, index: int) -> bool:
         """Whether somebody may still say something of this piece."""
-        return self._seeking or any(
-            len(self._lists[peer]) <= index for peer in self._waiting if peer not in self.convicted
-        )
+        return self._seeking or self._awaited(index)
+
+    def _awaited(self, index: int) -> bool:
+        """Whether a list that was asked for has not come to this piece yet."""
+        return any(len(self._lists[peer]) <= index for peer in self._waiting if peer not in self.convicted)
 
     def _compare(self, peer: Peer, index: int) -> None:
         """Convict a peer whose bytes are not what its list says."""

@@ -77,7 +77,7 @@ class Verifier:
     """The checks of one content. :meth:`close` it when it is not needed any more; the watcher hears nothing after.
 
     Report     ``arrived`` each byte once (and again after it was refused); for lists ``expect``, ``told``, ``ended``,
-               and ``sought`` when no more of them will be asked for.
+               and ``sought`` when nobody is left to be asked.
     Without    an algorithm, or with more pieces than a list can have, bytes may be passed on as they arrive, and only
                the whole is checked: the last bytes have to be withheld until :meth:`Watcher.finished`.
     """
@@ -154,7 +154,11 @@ class Verifier:
             self._settle()
 
     def sought(self) -> None:
-        """No more lists will be asked for, except when ``wants_list`` says so later."""
+        """Nobody is left whose list could be asked for: the look-up is over, and all holders that it found were asked.
+
+        As long as ``wants_list`` is False it need not be said. Where it is True, the next peer is to be expected
+        before :meth:`ended` of the last one: else a piece that only one peer vouches for could be believed in between.
+        """
         if self.trust is not None and self._watcher is not None:
             self.trust.sought()
             self._settle()
