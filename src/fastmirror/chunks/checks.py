@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable
 from typing import Any
 
@@ -32,13 +33,18 @@ class Checks:
         return len(self._told)
 
     def sum(self, fd: int, span: Span, algorithm: Algorithm, told: Callable[[Sum], object]) -> Sum:
-        """Hash each piece of ``span``, which begins where a piece does. Raises OSError if the file is not open."""
+        """Hash each piece of ``span``, which begins where a piece does.
+
+        Raises OSError if the file is not open, or with ECANCELED after :meth:`close`.
+        """
+        self._require_open()
         work = self._checker.sum(fd, span.start, span.stop, algorithm.name)
         self._told[work] = told
         return work
 
     def follow(self, fd: int, hasher: Hasher, stop: int, told: Callable[[Follow], object]) -> Follow:
         """Feed ``hasher`` from where it is to ``stop``, as far as the follow is advanced. Raises OSError likewise."""
+        self._require_open()
         work = self._checker.follow(fd, hasher, stop)
         self._told[work] = told
         return work
@@ -51,6 +57,10 @@ class Checks:
         self._loop.remove_reader(self._checker.fileno())
         self._checker.close()
         self._collect()
+
+    def _require_open(self) -> None:
+        if self._closed:  # also from within `close`, where those who are told of an end may want to go on
+            raise OSError(errno.ECANCELED, "the checks are closed")
 
     def _collect(self) -> None:
         for work in self._checker.collect():
