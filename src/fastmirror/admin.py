@@ -1,11 +1,11 @@
-"""The admin listener's answers: is the process alive, may it get work and if not why, and its metrics."""
+"""The admin listener's answers: is the process alive, may it get work and if not why, its metrics, and its fetches."""
 
 from __future__ import annotations
 
 import asyncio
 import importlib
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -48,11 +48,15 @@ class Readiness:
 
 
 class Admin:
-    """The Answer of the admin listener: GET and HEAD of /livez, /readyz and /metrics, 404 for everything else."""
+    """The Answer of the admin listener: GET and HEAD of /livez, /readyz, /metrics and /fetches, 404 for all else.
 
-    def __init__(self, readiness: Readiness, metrics: Metrics) -> None:
+    ``fetches`` gives what /fetches tells: what this node gets, and has got lately, from which peers.
+    """
+
+    def __init__(self, readiness: Readiness, metrics: Metrics, fetches: Callable[[], list[dict[str, Any]]]) -> None:
         self._readiness = readiness
         self._metrics = metrics
+        self._fetches = fetches
 
     def __call__(self, request: Request) -> Reply | Awaitable[Reply]:
         """Answer one request; only /metrics takes more than one turn of the loop."""
@@ -63,7 +67,9 @@ class Admin:
                 return self._readyz()
             case "/metrics":
                 return self._scrape()
-        return _reply(404, _TEXT, b"not here; this port has /livez, /readyz and /metrics\n")
+            case "/fetches":
+                return _reply(200, _JSON, msgspec.json.encode({"fetches": self._fetches()}) + b"\n")
+        return _reply(404, _TEXT, b"not here; this port has /livez, /readyz, /metrics and /fetches\n")
 
     def _readyz(self) -> Reply:
         reasons = self._readiness.reasons()

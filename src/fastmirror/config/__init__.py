@@ -44,7 +44,9 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
         ListenAddress, _help("listener for this node's clients (containerd); may fetch from peers")
     ] = "127.0.0.1:5000"
     peer_addr: Annotated[ListenAddress, _help("listener for other nodes; serves only what is here")] = "0.0.0.0:5001"
-    admin_addr: Annotated[ListenAddress, _help("listener for /livez, /readyz and /metrics")] = "127.0.0.1:5002"
+    admin_addr: Annotated[ListenAddress, _help("listener for /livez, /readyz, /metrics and /fetches")] = (
+        "127.0.0.1:5002"
+    )
     default_registry: Annotated[RegistryHost, _help("registry that requests without ns= mean, such as docker.io")] = ""
     max_connections: Annotated[Count, _help("open client connections, both listeners together")] = 2048
     max_connections_per_address: Annotated[

@@ -10,6 +10,7 @@ from typing import Final
 
 from fastmirror.fetch.outcome import PeerOutcome
 from fastmirror.fetch.parts import FetchParts
+from fastmirror.fetch.record import FetchRecord
 from fastmirror.fetch.search import Search, first_holder
 from fastmirror.fetch.sources import Sources
 from fastmirror.fetch.spool import Spool
@@ -42,7 +43,7 @@ class LayerFetch:
     """Brings one content here, verified, for all its readers.
 
     Owned by the FetchTable, which runs :meth:`run` in a task and calls :meth:`dispose` in the end. ``readers`` counts
-    the taps. ``spool`` is there from FLOWING on; it stays whole when a reader leaves.
+    the taps. ``spool`` is there from FLOWING on; it stays whole when a reader leaves. ``record`` is for people.
 
     Rules    Content up to ``whole_bytes`` and all manifests are shown when they are verified, not before. Larger
              content flows behind the frontier, but its last ``holdback_bytes`` wait until the digest is right: a wrong
@@ -58,6 +59,7 @@ class LayerFetch:
         self._parts = parts
         self._admit = admit
         self._loop = asyncio.get_running_loop()
+        self.record = FetchRecord(want, self._loop.time())
         told = parts.sizes.get(want.digest)  # by a manifest: it is right, or nobody can pull this
         self._sources = Sources(want.digest, parts.book, told)
         self._search = Search(router, want.digest, self._found, parts.metrics)
@@ -100,6 +102,7 @@ class LayerFetch:
             self.stage = Stage.OVER
             if self.spool is not None and not self.spool.ended:
                 self.spool.stop()
+        self.record.end(self.stage.name.lower(), self._loop.time())
         self.settled.set()
 
     def _found(self, holder: Holder) -> None:
@@ -162,7 +165,7 @@ class LayerFetch:
     async def _attempt(self, spool: Spool) -> Verdict:
         """Fill the spool, as far as that is possible."""
         parts = self._parts
-        transfer = self._transfer = Transfer(self.want, spool, self._sources, parts)
+        transfer = self._transfer = Transfer(self.record, spool, self._sources, parts)
         patience = parts.settings.connect_timeout + parts.settings.first_byte_timeout
         impatience = self._loop.call_later(patience, self._expect_bytes, transfer)
         searched_at = 0

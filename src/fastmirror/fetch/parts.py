@@ -40,6 +40,7 @@ class FetchParts:
         seen = seen or Seen()
         self.sizes = seen.sizes
         self.handover = seen.handover
+        self.log = seen.log
         self.plan = PlanSettings()
         self.intake = Intake(INGEST_THREADS)
         self.checks = Checks(CHECK_THREADS)

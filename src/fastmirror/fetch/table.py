@@ -95,7 +95,9 @@ class FetchTable:
             limit = "fetches"
         if self._refused(want.digest, limit or self._limit(self.parts.sizes.get(want.digest) or 0)):
             return None
-        return LayerFetch(want, self.parts, self.router, self._admit)
+        fetch = LayerFetch(want, self.parts, self.router, self._admit)
+        self.parts.log.begin(fetch.record)
+        return fetch
 
     def _admit(self, fetch: LayerFetch, size: int) -> bool:
         """Whether ``fetch``, whose source says how large it is, may have a file now."""
@@ -140,6 +142,7 @@ class FetchTable:
             await fetch.run()
         finally:
             del self._tasks[fetch]
+            self.parts.log.end(fetch.record)
             if fetch.stage is Stage.OVER:
                 self._drop(fetch)
 

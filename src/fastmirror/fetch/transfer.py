@@ -16,9 +16,9 @@ from fastmirror.fetch.drivers import Drivers
 from fastmirror.fetch.outcome import PeerOutcome
 from fastmirror.fetch.parts import FetchParts
 from fastmirror.fetch.plan import ChunkPlan
+from fastmirror.fetch.record import FetchRecord
 from fastmirror.fetch.sources import Sources
 from fastmirror.fetch.spool import Spool
-from fastmirror.fetch.want import Want
 from fastmirror.http.body import Received
 from fastmirror.oci.span import Span
 from fastmirror.routing import Peer
@@ -49,18 +49,20 @@ class Transfer:
     when bytes may be shown. The spool is borrowed; :meth:`close` ends everything, and soon nothing holds it any more.
     """
 
-    def __init__(self, want: Want, spool: Spool, sources: Sources, parts: FetchParts) -> None:
+    def __init__(self, record: FetchRecord, spool: Spool, sources: Sources, parts: FetchParts) -> None:
         self.received = 0
         self.verdict: Verdict | None = None
         self.changed = asyncio.Event()
-        self._want = want
+        self._want = record.want
+        self._record = record
         self._spool = spool
         self._sources = sources
         self._parts = parts
         self._loop = asyncio.get_running_loop()
         self._plan = ChunkPlan(spool.size, _plan_settings(parts))
-        self._drivers = Drivers(self._plan, spool, want.target, parts, self)
-        self._verifier = Verifier(Subject(want.digest, spool.size, None), spool, parts.checks, self)
+        record.follow(self._plan)
+        self._drivers = Drivers(self._plan, spool, self._want.target, parts, self)
+        self._verifier = Verifier(Subject(self._want.digest, spool.size, None), spool, parts.checks, self)
         self._joined = 0
         self._returning = self._loop.call_later(RETURN_SECONDS, self._look_for_returned)
         self.recruit()
@@ -117,6 +119,7 @@ class Transfer:
         self.received += len(span)
         self._parts.metrics.bytes.at().inc(len(span))
         self._sources.contributors[peer] += len(span)
+        self._record.arrived(peer, len(span), self._loop.time())
         self._verifier.arrived(peer, span)
 
     def ended(self, claim: Claim, received: Received) -> bool:
@@ -124,6 +127,7 @@ class Transfer:
         peer, (outcome, count, error) = claim.peer, received
         book = self._parts.book
         book.note(peer, outcome, self._loop.time())
+        self._record.ended(claim, received)
         if claim.flowing:
             book.gave(peer, count, claim.last - claim.flowed_at)
         log.debug(
@@ -154,6 +158,7 @@ class Transfer:
     def refused(self, span: Span, peers: frozenset[Peer]) -> None:
         """See ``Watcher.refused``."""
         self._plan.reject(span, peers)
+        self._record.refused(len(span), peers)
         self._drivers.wake()
 
     def convicted(self, peer: Peer, fault: Fault) -> None:
