@@ -280,11 +280,15 @@ def test_a_list_is_wanted_for_what_two_disagree_about_also_while_more_holders_ar
     for peer, said in ((A, GOOD), (B, BAD)):
         trust.expect(peer)
         trust.told(peer, [said])
-    assert not trust.wants_list  # there are no bytes yet: the sender's voice may settle it
+    assert trust.wants_list  # there are no bytes yet, but who sends them will be one of those two
     trust.holds(0, GOOD, one(A))
     assert (trust.wants_list, trust.undecided, trust.frontier) == (True, False, 0)
     trust.sought()
     assert trust.undecided
+    trust.expect(C)
+    assert not trust.wants_list
+    trust.told(C, [GOOD])
+    assert (trust.wants_list, trust.frontier) == (False, 1)  # B is convicted: two lists are left, and agree
 
 
 def test_a_piece_that_one_peer_vouches_for_stays_open_until_nobody_is_left_to_be_asked() -> None:

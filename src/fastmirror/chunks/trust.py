@@ -82,6 +82,7 @@ class Trust:
         self._held: dict[int, _Held] = {}
         self._believed = bytearray(count)
         self._open: set[int] = set()  # held, and neither believed nor refused
+        self._disputed: set[int] = set()  # peers say different things, and none of it is proven
         self._required: dict[int, bytes] = {}
         self._tried: set[tuple[tuple[int, bytes], ...]] = set()
         self._refusals: Counter[int] = Counter()
@@ -108,7 +109,7 @@ class Trust:
             for peer, hashes in self._lists.items()
             if peer not in self.convicted
         )
-        return usable < LISTS or any(not self._awaited(index) for index in self._open)
+        return usable < LISTS or any(not self._awaited(index) for index in self._open | self._disputed)
 
     def believed(self, index: int) -> bool:
         """Whether the bytes of this piece may be shown."""
@@ -232,6 +233,10 @@ class Trust:
             for peer, said in votes.items():
                 if said != proven:
                     self._convict(peer, Fault.OUTVOTED)
+        if proven is None and len(set(votes.values())) > 1 and not self._believed[index]:
+            self._disputed.add(index)
+        else:
+            self._disputed.discard(index)
         held = self._held.get(index)
         if held is None or self._believed[index]:
             return
@@ -246,10 +251,10 @@ class Trust:
             self._refuse(index, held)
 
     def _again(self) -> None:
-        """Look at the open pieces again when what counts has changed."""
+        """Look again at what is not settled when what counts has changed."""
         while self._changed:
             self._changed = False
-            for index in list(self._open):
+            for index in self._open | self._disputed:
                 self._rule(index)
 
     def _convict(self, peer: Peer, fault: Fault) -> None:
@@ -260,6 +265,7 @@ class Trust:
 
     def _believe(self, index: int) -> None:
         self._open.discard(index)
+        self._disputed.discard(index)
         self._required.pop(index, None)
         self._believed[index] = 1
         while self.frontier < self.count and self._believed[self.frontier]:
