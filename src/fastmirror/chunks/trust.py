@@ -135,9 +135,13 @@ class Trust:
         known += hashes
         if len(known) >= self.count:
             self._waiting.discard(peer)
+        others = [said for other, said in self._lists.items() if other != peer and other not in self.convicted]
         for index in range(first, min(len(known), self.count)):
-            self._compare(peer, index)
-            self._rule(index)
+            # Nothing to do for most: a long list that was kept comes all at once, and the loop has to wait.
+            bytes_came = index in self._held or index in self._sent
+            if bytes_came or any(index < len(said) and said[index] != known[index] for said in others):
+                self._compare(peer, index)
+                self._rule(index)
         self._again()
 
     def ended(self, peer: Peer) -> None:
