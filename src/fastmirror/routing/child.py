@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from typing import Final, cast
@@ -97,38 +98,35 @@ class Router(asyncio.Protocol):
 
     async def _run_one(self) -> int:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        ours.setblocking(False)
-        loop = asyncio.get_running_loop()
-        try:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-P", "-m", "fastmirror.p2p", str(theirs.fileno()),
-                stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, pass_fds=(theirs.fileno(),),
-                env=_environment(),
-            )  # fmt: skip
-        except OSError:
-            ours.close()
-            raise
-        finally:
+        with ours, theirs:
+            process = _start(theirs)
             theirs.close()
+            try:
+                return await self._attend(process, ours)
+            finally:
+                process.kill()
+                process.wait()  # at once: it was killed
+                self.pid = None
+
+    async def _attend(self, process: subprocess.Popen[bytes], ours: socket.socket) -> int:
+        loop = asyncio.get_running_loop()
         self.pid = process.pid
         self._splitter, self._ready = bridge.Splitter(), False
         self._ended.clear()
         self._answered_at = loop.time() + START_SECONDS - HUNG_SECONDS
+        ours.setblocking(False)
+        await loop.create_unix_connection(lambda: self, sock=ours.dup())
         try:
-            await loop.create_unix_connection(lambda: self, sock=ours)
             for message in self._begin():
                 self.tell(message)
-            await self._watch(process)
+            await self._watch()
+            return await _exit_code(process)
         finally:
             if self._transport is not None:
                 self._transport.abort()
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            code = await process.wait()
-            self.pid = None
-        return code
+                self._transport = None
 
-    async def _watch(self, process: asyncio.subprocess.Process) -> None:
+    async def _watch(self) -> None:
         """Until the router is gone or does not answer any more."""
         loop = asyncio.get_running_loop()
         number = 0
@@ -141,9 +139,6 @@ class Router(asyncio.Protocol):
             if loop.time() - self._answered_at > HUNG_SECONDS and not self._ended.is_set():
                 log.error("the router process hangs: it is killed", extra={"event": "router.hung"})
                 return
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(ALIVE_SECONDS):
-                await process.wait()
 
     # ---- asyncio.Protocol
 
@@ -188,3 +183,28 @@ def _environment() -> dict[str, str]:
         key: value for key, value in os.environ.items() if not key.startswith(("FASTMIRROR_", "NOTIFY_", "WATCHDOG_"))
     }
     return {**kept, "PYTHONUNBUFFERED": "1"}
+
+
+def _start(theirs: socket.socket) -> subprocess.Popen[bytes]:
+    """A router process with its end of the socket. Not asyncio's way: that leaves it behind when it is cancelled."""
+    command = [sys.executable, "-P", "-m", "fastmirror.p2p", str(theirs.fileno())]
+    nothing, keep = subprocess.DEVNULL, (theirs.fileno(),)
+    return subprocess.Popen(command, stdin=nothing, stdout=nothing, pass_fds=keep, env=_environment())
+
+
+async def _exit_code(process: subprocess.Popen[bytes]) -> int:
+    """The exit code of a process that has closed its socket; it is killed if it does not end within a second."""
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    fd = os.pidfd_open(process.pid)
+    loop.add_reader(fd, ended.set)
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ALIVE_SECONDS):
+                await ended.wait()
+    finally:
+        loop.remove_reader(fd)
+        os.close(fd)
+    if process.poll() is None:
+        process.kill()
+    return process.wait()

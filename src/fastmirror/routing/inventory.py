@@ -55,7 +55,7 @@ class InventoryRouter:
         self._epoch = 0
         self._generation = 0
         self._ready_at: float | None = None
-        self._left = False
+        self._running = self._left = False
         self._status = bridge.Status({}, "", False)
         self._rows: list[asyncio.Future[list[bridge.PeerRow]]] = []
         self._tidy = asyncio.Event()
@@ -91,7 +91,16 @@ class InventoryRouter:
         return list(dict.fromkeys(known.peer for known in self._owners.values()))
 
     async def run(self) -> None:
-        """Keep the router process running, and the index tidy, until cancelled."""
+        """Keep the router process running, and the index tidy, until cancelled; once it runs, more runs only wait."""
+        if self._running:
+            await asyncio.Event().wait()
+        self._running = True
+        try:
+            await self._run()
+        finally:
+            self._running = False
+
+    async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.child.run(), name="router process")
             group.create_task(self._keep_tidy(), name="index")
