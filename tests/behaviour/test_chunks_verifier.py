@@ -137,6 +137,22 @@ async def test_a_third_list_settles_at_once_what_two_disagree_about(checks: Chec
     await case.close()
 
 
+async def test_a_third_list_may_come_while_the_digest_is_still_being_computed(checks: Checks) -> None:
+    """What was hashed by then is of bytes that are refused meanwhile: it says nothing."""
+    case = Case(content(4 * PIECE), checks)
+    case.lists(A, B, wrong=(1,))
+    for index in range(4):
+        case.piece(B, index, wrong=index == 1)
+    await turns_until(lambda: case.verifier._trial is not None)
+    case.lists(C)
+    assert case.refusals == [(Span(PIECE, 2 * PIECE), frozenset([B]))]
+    await turns_until(lambda: checks.running == 1)
+    case.piece(A, 1)
+    assert await case.over() is True
+    assert case.convicts == [(B, Fault.OUTVOTED)]
+    await case.close()
+
+
 async def test_a_liar_alone_is_found_by_the_digest(checks: Checks) -> None:
     lie = content(2 * PIECE)
     case = Case(lie, checks, digest=Digest.of(b"something else"))
