@@ -1,0 +1,80 @@
+"""Peers that mean harm: memory stays bounded, the honest ones keep seeing each other, nothing forged is believed."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import pytest
+
+from fastmirror.inventory.keys import fingerprint
+from fastmirror.oci.digest import Digest
+from fastmirror.routing import Peer
+from tests.kit.proc import rss_kib
+from tests.p2p.conftest import Cluster, until
+from tests.p2p.test_process import DIGEST, holders, pair
+
+MODES = [
+    "frames_too_large", "malformed", "many_keys", "flood", "streams", "claims_for_others", "half_open", "rubbish",
+]  # fmt: skip
+
+
+async def hostile(mode: str, cluster: Cluster, *arguments: str) -> str:
+    """Let a hostile peer do its worst to node 0; what it says about it."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.p2p.hostile", mode, cluster.hosts[0], "4400", *arguments,
+        stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, _ = await process.communicate()
+    assert process.returncode == 0
+    return out.decode()
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_hostile_peer_disturbs_nobody_and_costs_bounded_memory(cluster, mode):
+    ours, theirs = await pair(cluster)
+    expected = [Peer(cluster.hosts[1], 5001)]
+    pid = ours.child.pid
+    before = rss_kib(pid)
+    task = asyncio.get_running_loop().create_task(hostile(mode, cluster, cluster.hosts[5]))
+    while not task.done():
+        assert await holders(ours) == expected
+        await asyncio.sleep(0.02)
+    outcome = task.result()
+    assert "ended" in outcome or mode not in ("frames_too_large", "streams"), outcome
+    assert ours.child.pid == pid, "the router process died"
+    assert rss_kib(pid) - before < 32 * 1024, outcome
+    late = Digest.of(mode.encode())
+    theirs.advertise([late])
+    for _ in range(500):
+        if await holders(ours, late):
+            break
+        await asyncio.sleep(0.01)
+    assert await holders(ours, late) == expected
+    assert Peer(cluster.hosts[5], 5001) not in ours.peers()
+    joined = cluster.start(2)
+    await until(lambda: len(joined.peers()) == 2, "an honest newcomer is let in")
+
+
+async def test_a_forged_address_is_never_offered(cluster):
+    ours, _ = await pair(cluster)
+    fake = Digest.of(b"what the forger says it has")
+    key = f"{fingerprint(fake):x}"
+    task = asyncio.get_running_loop().create_task(hostile("join", cluster, cluster.hosts[1], "", key))
+    await until(lambda: ours.counters().get("unmet") == 1, "the forger is known but was not met")
+    while not task.done():
+        assert await holders(ours, fake) == []
+        await asyncio.sleep(0.02)
+    assert await holders(ours) == [Peer(cluster.hosts[1], 5001)]
+
+
+async def test_addresses_outside_the_realm_are_not_dialled(cluster):
+    ours = cluster.start(0, peer_cidr=[f"{cluster.hosts[0]}/32", f"{cluster.hosts[1]}/32"])
+    theirs = cluster.start(1)
+    theirs.advertise([DIGEST])
+    await until(lambda: ours.peers(), "the one inside is met")
+    await until(lambda: ours.counters().get("live") == 1, "and counted")
+    task = asyncio.get_running_loop().create_task(hostile("join", cluster, "169.254.169.254", "", "1"))
+    await until(lambda: ours.counters().get("refused_address", 0) > 0, "the address is counted")
+    await task
+    assert ours.peers() == [Peer(cluster.hosts[1], 5001)]
