@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -92,6 +94,13 @@ class Pair:
             assert self.theirs is not None
             raise AssertionError(f"{error}: {self.answers(image)}\n" + "\n".join(self.theirs.log.lines)) from None
         self.origin.forget()
+
+    def end_child(self, how: str) -> None:
+        """Send a signal to the serving process of the supervised puller's mirror."""
+        assert self.ours is not None
+        child = self.ours.child
+        if child is not None:
+            os.kill(child, signal.Signals[how])
 
     def pull(self, client: str, image: Image, seconds: float = 60.0) -> Pulled:
         """Let the puller pull; what it has afterwards is compared with what the image is."""
