@@ -53,7 +53,7 @@ class Admin:
     ``fetches`` gives what /fetches tells: what this node gets, and has got lately, from which peers.
     """
 
-    def __init__(self, readiness: Readiness, metrics: Metrics, fetches: Callable[[], list[dict[str, Any]]]) -> None:
+    def __init__(self, readiness: Readiness, metrics: Metrics, fetches: Callable[[], dict[str, Any]]) -> None:
         self._readiness = readiness
         self._metrics = metrics
         self._fetches = fetches
@@ -68,7 +68,7 @@ class Admin:
             case "/metrics":
                 return self._scrape()
             case "/fetches":
-                return _reply(200, _JSON, msgspec.json.encode({"fetches": self._fetches()}) + b"\n")
+                return _reply(200, _JSON, msgspec.json.encode(self._fetches()) + b"\n")
         return _reply(404, _TEXT, b"not here; this port has /livez, /readyz, /metrics and /fetches\n")
 
     def _readyz(self) -> Reply:

@@ -160,6 +160,34 @@ def _progress(archive: str) -> Callable[[int, int], None]:
     return show
 
 
+@fastmirror.command()
+@click.argument("image")
+@click.option("--mirror", metavar="URL", default="http://127.0.0.1:5000", show_default=True, help="Ask this first.")
+@click.option("--origin", "origins", metavar="URL", multiple=True, help="Then ask this registry (repeatable).")
+@click.option("--admin", metavar="URL", help="Ask the mirror here which peer gave what, such as http://127.0.0.1:5002.")
+@click.option("--into", metavar="oci:DIR", help="Keep it in this image layout; without, it is checked and forgotten.")
+@click.option("--at-once", type=click.IntRange(1, 64), default=3, show_default=True, help="Blobs at a time.")
+@click.option("--platform", metavar="OS/ARCH", help="Of a multi-platform image. [default: this machine's]")
+@click.option("--progress", is_flag=True, help="Show on stderr how far it is.")
+@_format_option
+def pull(output: str, **given: Any) -> None:
+    """Pull IMAGE through a mirror, as containerd would, and say what each part of it took.
+
+    Every digest is checked. Exit codes: 0 pulled; 1 not pulled, and the text says what, from where, why; 2 wrong use.
+    """
+    from fastmirror.pull import command  # here: http.client and ssl cost other commands time and memory
+
+    report, failure = command.run(command.Given(**given))
+    if output == "json":
+        click.echo(report.to_json())
+    else:
+        tables = [table(rows) for rows in (report.objects(), report.peers()) if rows]
+        parts = [*tables, "\n".join(report.notes())]
+        click.echo("\n\n".join(filter(None, parts)), nl=any(parts))
+    if failure is not None:
+        raise failure
+
+
 fastmirror.add_command(commands.configure)
 fastmirror.add_command(commands.cleanup)
 

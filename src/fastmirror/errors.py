@@ -40,6 +40,17 @@ class DigestMismatch(FastmirrorError):
         self.size = size
 
 
+class PullFailed(FastmirrorError):
+    """``fastmirror pull`` did not get all of an image. The text says which object, from which hosts, and why.
+
+    ``missed`` if it is only that nobody who was asked has it.
+    """
+
+    def __init__(self, message: str, *, missed: bool = False) -> None:
+        super().__init__(message)
+        self.missed = missed
+
+
 class RegistryError(FastmirrorError):
     """A request that gets an OCI error answer; rendered by ``mirror.answers`` only.
 

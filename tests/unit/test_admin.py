@@ -29,7 +29,7 @@ def readyz(reply: Reply) -> tuple[int, Any]:
 
 async def test_alive_whatever_the_state():
     readiness = Readiness()
-    admin = Admin(readiness, Metrics(), list)
+    admin = Admin(readiness, Metrics(), dict)
     assert status(await ask(admin, "/livez")) == 200
     readiness.end("draining")
     assert status(await ask(admin, "/livez")) == 200
@@ -37,7 +37,7 @@ async def test_alive_whatever_the_state():
 
 async def test_ready_only_between_begin_and_end_and_says_why_not():
     readiness = Readiness()
-    admin = Admin(readiness, Metrics(), list)
+    admin = Admin(readiness, Metrics(), dict)
     assert readyz(await ask(admin, "/readyz")) == (503, {"ready": False, "reasons": ["starting"]})
     readiness.begin()
     assert readyz(await ask(admin, "/readyz?verbose")) == (200, {"ready": True, "reasons": []})
@@ -51,7 +51,7 @@ async def test_not_ready_while_a_part_says_it_cannot_work():
     readiness.watch(lambda: fault[0])
     readiness.watch(lambda: None)
     readiness.begin()
-    admin = Admin(readiness, Metrics(), list)
+    admin = Admin(readiness, Metrics(), dict)
     assert readyz(await ask(admin, "/readyz"))[1]["reasons"] == fault
     fault[0] = None
     assert status(await ask(admin, "/readyz")) == 200
@@ -68,7 +68,7 @@ async def test_metrics_are_rendered_in_slices_that_let_the_loop_go_on():
 
     async with asyncio.TaskGroup() as group:
         worker = group.create_task(other_work())
-        reply = await ask(Admin(Readiness(), Metrics(), list), "/metrics")
+        reply = await ask(Admin(Readiness(), Metrics(), dict), "/metrics")
         worker.cancel()
     assert b"Content-Type: text/plain; version=0.0.4" in reply.head
     assert b"fastmirror_build_info{" in reply.content
@@ -76,15 +76,15 @@ async def test_metrics_are_rendered_in_slices_that_let_the_loop_go_on():
 
 
 async def test_fetches_are_told_as_json():
-    told = [{"digest": "sha256:00", "peers": []}]
+    told = {"kept": 64, "fetches": [{"digest": "sha256:00", "peers": []}]}
     reply = await ask(Admin(Readiness(), Metrics(), lambda: told), "/fetches")
     assert b"Content-Type: application/json" in reply.head
-    assert json.loads(reply.content) == {"fetches": told}
+    assert json.loads(reply.content) == told
 
 
 @pytest.mark.parametrize("target", ["/", "/v2/", "/metrics/", "/readyz/../livez", "//livez", "/LIVEZ", "/debug/pprof"])
 async def test_nothing_else_is_there(target):
-    reply = await ask(Admin(Readiness(), Metrics(), list), target)
+    reply = await ask(Admin(Readiness(), Metrics(), dict), target)
     assert status(reply) == 404
     assert b"/livez, /readyz, /metrics and /fetches" in reply.content
 

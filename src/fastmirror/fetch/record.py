@@ -123,7 +123,7 @@ class FetchRecord:
         plan, until = self._plan, now if self._ended is None else self._ended
         first = None if self._first_byte is None else round(self._first_byte - self._began, 6)
         return {
-            "digest": self.want.digest,
+            "digest": str(self.want.digest),  # a subclass of str is not for msgspec to encode
             "kind": self.want.kind,
             "name": "/".join(filter(None, (self.want.registry, self.want.repository))),
             "stage": self.stage,
@@ -165,7 +165,7 @@ class FetchLog:
         if record.asked:
             self._recent.append(record)
 
-    def told(self, now: float) -> list[dict[str, Any]]:
+    def told(self, now: float) -> dict[str, Any]:
         """All of them as JSON has them, the youngest first; of those that run at most 256."""
         running = list(self._running)[-_MOST_RUNNING:]
-        return [record.told(now) for record in reversed([*self._recent, *running])]
+        return {"kept": KEPT, "fetches": [record.told(now) for record in reversed([*self._recent, *running])]}
