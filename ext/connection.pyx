@@ -145,6 +145,11 @@ cdef class Connection:
             self.begin(self.endpoint.refuse(entry), False, not (<Refusal>entry).close, False)
             return
         request = <Request>entry
+        if self.endpoint.admits is not None and not self.endpoint.admits(request.token):
+            self.endpoint.stats.refused += 1
+            refusal = Refusal(403, "only other nodes of this cluster are answered here", False)
+            self.begin(self.endpoint.refuse(refusal), request.method == "HEAD", request.keep_alive, False)
+            return
         if request.range is None:
             kept = self.endpoint.answers.get(request.raw_target)
             if kept is not None:

@@ -46,6 +46,7 @@ cdef class Endpoint:
         self.pace = pace
         self.stats = Stats()
         self.answers = {}
+        self.admits = None
         self.connections = set()
         self.tick(loop.time(), b"")
 

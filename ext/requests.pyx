@@ -22,13 +22,14 @@ cdef class Request:
     """One parsed request without a body; the attributes are described in the stub."""
 
     def __cinit__(self, str method, bytes raw_target not None, bytes range, bytes if_range, bint keep_alive,
-                  str client):
+                  str client, bytes token=None):
         self.method = method
         self.raw_target = raw_target
         self.range = range
         self.if_range = if_range
         self.keep_alive = keep_alive
         self.client = client
+        self.token = token
 
     @property
     def target(self):
@@ -86,7 +87,7 @@ cdef class RequestReader:
 
     def on_message_begin(self):
         self.url = b""
-        self.range = self.if_range = None
+        self.range = self.if_range = self.token = None
         self.fields = self.hosts = 0
         self.bad_host = self.framed = self.not_allowed = False
 
@@ -114,6 +115,9 @@ cdef class RequestReader:
         elif n == 14:
             if name.lower() == b"content-length":
                 self.framed |= value.strip() != b"0"
+        elif n == 16:
+            if name.lower() == b"fastmirror-token":
+                self.token = value if self.token is None else b""
         elif n == 17:
             if name.lower() == b"transfer-encoding":
                 self.framed = True
@@ -144,7 +148,8 @@ cdef class RequestReader:
             self.queue.append(Refusal(405, "only GET and HEAD", not keep_alive))
         else:
             method = "HEAD" if self.parser.get_method() == b"HEAD" else "GET"
-            self.queue.append(Request(method, self.url, self.range, self.if_range, keep_alive, self.client))
+            self.queue.append(Request(method, self.url, self.range, self.if_range, keep_alive, self.client,
+                                      self.token))
         self.stopped = not keep_alive
 
 

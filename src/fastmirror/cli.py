@@ -217,6 +217,18 @@ def doctor(config: str | None, output: str, **given: Any) -> int:
     return findings.exit_of(made).value
 
 
+@fastmirror.command()
+@settings_options("admin_addr")
+@_format_option
+def peers(config: str | None, output: str, **given: Any) -> None:
+    """Show the other nodes as the running node on --admin-addr sees them."""
+    address = _load(config, given).settings.serve.admin_addr
+    from fastmirror import peers as known  # here: http.client costs other commands time and memory
+
+    rows = known.ask(check.address(address))
+    click.echo(known.to_json(rows) if output == "json" else table(known.rows(rows)))
+
+
 @fastmirror.group()
 def config() -> None:
     """Look at settings."""

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -26,13 +27,16 @@ import uvloop
 from fastmirror import __version__, admin
 from fastmirror._native.endpoint import Pace
 from fastmirror.advertise.advertiser import Advertiser
+from fastmirror.chunks.checks import Checks
+from fastmirror.chunks.chunklist import ALGORITHMS
+from fastmirror.chunks.holder import ListServer
 from fastmirror.config import Settings, check
-from fastmirror.errors import FastmirrorError, RegistryError, StoreError
+from fastmirror.errors import FastmirrorError, RegistryError, StartFailed, StoreError
 from fastmirror.fetch.parts import FetchParts
 from fastmirror.fetch.seen import Seen
 from fastmirror.fetch.table import FetchTable
 from fastmirror.http.limits import Admission
-from fastmirror.http.message import Reply, Request
+from fastmirror.http.message import Answer, Reply, Request
 from fastmirror.http.server import Server
 from fastmirror.mirror.answers import refusal_reply
 from fastmirror.mirror.app import Elsewhere, Mirror
@@ -46,6 +50,7 @@ from fastmirror.observe.notify import Notifier
 from fastmirror.oci.digest import Digest
 from fastmirror.oci.pull import Pull
 from fastmirror.oci.reference import Reference
+from fastmirror.peers import Peers
 from fastmirror.routing import Peer, Router
 from fastmirror.routing.inventory import InventoryRouter
 from fastmirror.routing.start import start_of
@@ -149,13 +154,18 @@ class Node:
         if self.router is not None:
             self.advertiser = Advertiser(store, self.router, *_judges(local, filters))
         for_clients = Mirror(local, default_registry=serve.default_registry, elsewhere=elsewhere)
-        for_peers = Mirror(local, default_registry=serve.default_registry)
+        lists = self._build_lists(store, local, closing)
+        for_peers = Mirror(local, default_registry=serve.default_registry, chunks=lists)
         self.registry = Server(serve, for_clients, refusal_reply, pace=pace, admission=admission)
         closing.push_async_callback(self.registry.close)
         self.peer = Server(serve, for_peers, refusal_reply, pace=pace, admission=admission)
         closing.push_async_callback(self.peer.close)
         loop = asyncio.get_running_loop()
-        answer = admin.Admin(self.readiness, metrics, lambda: seen.log.told(loop.time()))
+        answer: Answer = admin.Admin(self.readiness, metrics, lambda: seen.log.told(loop.time()))
+        if isinstance(self.router, InventoryRouter):
+            answer = Peers(self.router.rows, answer)
+            if settings.router.trusts:
+                self.peer.endpoint.admits = self.router.admits
         few = Admission(ADMIN_CONNECTIONS, ADMIN_CONNECTIONS, own)
         self.admin = Server(serve, answer, admin.refuse, pace=Pace(), admission=few)
         closing.push_async_callback(self.admin.close)
@@ -164,6 +174,15 @@ class Node:
         self.registry.listen(serve.registry_addr, "registry_addr", same_node=True)
         self.peer.listen(serve.peer_addr, "peer_addr")
         self.admin.listen(serve.admin_addr, "admin_addr")
+
+    def _build_lists(self, store: BlobStore, local: Local, closing: contextlib.AsyncExitStack) -> ListServer:
+        settings = self.settings.fetch
+        checks = Checks(max(1, (os.cpu_count() or 2) // 2), nice=10)
+        closing.callback(checks.close)
+        early = settings.whole_bytes + 1 if self.settings.serve.early_lists else None
+        lists = ListServer(store, local.may_serve, checks, ALGORITHMS[settings.piece_hash], early)
+        closing.callback(lists.close)
+        return lists
 
     def _build_remote(
         self, filters: Filters, seen: Seen, own: frozenset[str], closing: contextlib.AsyncExitStack
@@ -184,9 +203,12 @@ class Node:
         return Timed(Remote(table, filters), self.metrics.pull)
 
     def _join(self, parts: FetchParts) -> InventoryRouter:
+        if find_spec("libp2p") is None:  # found, not loaded: the router process does that
+            raise StartFailed("router: py-libp2p is not installed; pip install 'fastmirror[libp2p]', or give --peers")
         router = InventoryRouter(lambda epoch: start_of(self.settings, self.peer.addresses[0], epoch), parts.asker)
         self.readiness.watch(router.why_not_ready)
         self.metrics.router.follow(router.counters)
+        parts.client.token = router.token
         return router
 
     def _measure(self, store: BlobStore, admission: Admission, mirrors: dict[str, Mirror]) -> None:

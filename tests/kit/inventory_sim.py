@@ -10,6 +10,7 @@ import hashlib
 import heapq
 import itertools
 import random
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from fastmirror.inventory.card import Card, Version
@@ -83,7 +84,7 @@ class Sim:
 
     # ---- what a test does
 
-    def start(self, number: int, keys: set[int] = frozenset(), owner: bytes = b"") -> SimNode:
+    def start(self, number: int, keys: Collection[int] = (), owner: bytes = b"") -> SimNode:
         owner = owner or hashlib.sha256(b"node %d" % number).digest()
         ledger = Ledger(card_of(owner, number, next(self._epoch)), sign_as(owner))
         inventory = Inventory(ledger, self.degree, verify, lambda host: host.startswith("10."), self._die())
@@ -128,7 +129,7 @@ class Sim:
             action()
         self._settle(node)
 
-    def change(self, number: int, add: set[int] = frozenset(), drop: set[int] = frozenset()) -> None:
+    def change(self, number: int, add: Collection[int] = (), drop: Collection[int] = ()) -> None:
         node = self.nodes[number]
         node.inventory.change(set(add), set(drop), self.now)
         self._settle(node)

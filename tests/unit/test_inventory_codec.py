@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -189,7 +190,7 @@ def test_key_sets_change_as_sets_do(start, add, drop):
     assert all(key in after for key in add)
 
 
-BRIDGED = [
+BRIDGED: list[Any] = [
     bridge.Start("::", 1, ["a"], 2, [], ["10.0.0.0/8"], "", "", [], 64, "n", "z", 7, "info"),
     bridge.Publish(pack((1, 2))), bridge.Change(b"", pack((3,))), bridge.Leave(), bridge.Alive(3), bridge.Ask(),
 ]  # fmt: skip
@@ -199,7 +200,7 @@ def test_both_ends_of_the_bridge_understand_each_other():
     bodies = bridge.Splitter().feed(b"".join(map(bridge.encode, BRIDGED)))
     assert [bridge.to_router(body) for body in bodies] == BRIDGED
     row = bridge.PeerRow("id", "n", "z", "h:1", "live", "in", 0.1, 3, 4.0, "", None)
-    told = [bridge.Rows([row]), bridge.NodeUp(b"o", "n", "z", "h", 1, b"t", b""), bridge.Gone()]
+    told: list[Any] = [bridge.Rows([row]), bridge.NodeUp(b"o", "n", "z", "h", 1, b"t", b""), bridge.Gone()]
     bodies = bridge.Splitter().feed(b"".join(map(bridge.encode, told)))
     assert [bridge.from_router(body) for body in bodies] == told
     with pytest.raises(ValueError, match="bytes"):

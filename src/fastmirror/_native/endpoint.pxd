@@ -39,6 +39,7 @@ cdef class Endpoint:
     cdef readonly Stats stats
     cdef readonly Pace pace
     cdef readonly dict answers
+    cdef public object admits
     cdef readonly set connections
     cdef readonly double now
     cdef bytes tail

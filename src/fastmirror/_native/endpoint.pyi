@@ -94,6 +94,7 @@ class Endpoint:
     spawn    runs the awaitable of an answer and calls ``Connection.deliver``; returns something with ``cancel()``
     refuse   makes the Reply for a Refusal
     closed   called with each connection after it was closed
+    admits   whether a request with this Fastmirror-Token (None: without one) is answered; None: all are
     """
 
     def __new__(
@@ -112,6 +113,7 @@ class Endpoint:
     def stats(self) -> Stats: ...
     @property
     def pace(self) -> Pace: ...
+    admits: Callable[[bytes | None], bool] | None
     @property
     def answers(self) -> dict[bytes, Reply]: ...
     @property

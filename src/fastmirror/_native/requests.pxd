@@ -8,6 +8,7 @@ cdef class Request:
     cdef readonly bytes if_range
     cdef readonly bint keep_alive
     cdef readonly str client
+    cdef readonly bytes token
 
 
 cdef class Refusal:
@@ -27,6 +28,7 @@ cdef class RequestReader:
     cdef bytes url
     cdef bytes range
     cdef bytes if_range
+    cdef bytes token
     cdef int fields
     cdef int hosts
     cdef bint bad_host

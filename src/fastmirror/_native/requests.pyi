@@ -5,7 +5,8 @@ class Request:
     """One parsed request without a body. ``method`` is GET or HEAD: others are refused before this exists.
 
     ``raw_target`` is the request target as sent, ``target`` the same as text (Latin-1: every byte is one character).
-    Header values are bytes as sent, None where absent; ``client`` is the remote address without its port.
+    Header values are bytes as sent, None where absent; ``client`` is the remote address without its port, ``token``
+    the value of Fastmirror-Token (empty if it was sent twice).
     """
 
     def __new__(
@@ -16,6 +17,7 @@ class Request:
         if_range: bytes | None,
         keep_alive: bool,
         client: str,
+        token: bytes | None = None,
     ) -> Request: ...
     @property
     def method(self) -> str: ...
@@ -31,6 +33,8 @@ class Request:
     def keep_alive(self) -> bool: ...
     @property
     def client(self) -> str: ...
+    @property
+    def token(self) -> bytes | None: ...
 
 @disjoint_base
 class Refusal:

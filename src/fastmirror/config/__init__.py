@@ -143,6 +143,11 @@ class RouterSettings(msgspec.Struct, frozen=True, kw_only=True):
         """Whether the libp2p router is to be used."""
         return self.router == "libp2p" or (self.router == "auto" and bool(self.bootstrap))
 
+    @property
+    def trusts(self) -> bool:
+        """Whether other nodes must show that they may take part."""
+        return bool(self.admission_secret_file or self.allow_peer_id)
+
 
 class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Logs: JSON lines on stderr."""

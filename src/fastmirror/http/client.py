@@ -41,7 +41,10 @@ class _Idle(NamedTuple):
 
 
 class PeerClient:
-    """Asks peers. Owns its connections until :meth:`close`, except those that a Body has."""
+    """Asks peers. Owns its connections until :meth:`close`, except those that a Body has.
+
+    ``token`` gives what a peer wants to see of us in Fastmirror-Token; empty: nothing.
+    """
 
     def __init__(self, settings: FetchSettings, intake: Intake) -> None:
         self._settings = settings
@@ -52,6 +55,7 @@ class PeerClient:
         self._turns: dict[Address, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(ASKING_PER_PEER))
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
+        self.token: Callable[[Address], bytes] = lambda _: b""
 
     async def head(self, address: Address, target: str, seconds: float) -> Head | PeerOutcome:
         """HEAD ``target``: the head of a 200, or how the request ended, within ``seconds``.
@@ -68,7 +72,7 @@ class PeerClient:
         try:
             if self._loop.time() >= deadline:
                 return PeerOutcome.LEFT
-            answer = await self._exchange(address, _request("HEAD", address, target), deadline)
+            answer = await self._exchange(address, self._request("HEAD", address, target), deadline)
         finally:
             turn.release()
         if isinstance(answer, PeerOutcome):
@@ -77,6 +81,16 @@ class PeerClient:
         self._leave(address, answer, answer.rest == b"" and outcome is not PeerOutcome.GARBLED)
         return outcome or answer.head
 
+    def _request(self, method: str, address: Address, target: str, *fields: str) -> bytes:
+        host, port = address
+        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        ours = (f"Host: {where}", f"User-Agent: fastmirror/{__version__}", "Accept: */*")
+        token = self.token(address)
+        if token:
+            fields = (*fields, f"Fastmirror-Token: {token.hex()}")
+        head = (f"{method} {target} HTTP/1.1", *ours, *fields)
+        return ("\r\n".join(head) + "\r\n\r\n").encode("ascii")
+
     async def open(self, address: Address, ask: Ask) -> Body | PeerOutcome:
         """GET what ``ask`` says: a body that is exactly that, or how the request ended.
 
@@ -84,7 +98,7 @@ class PeerClient:
         body. Cancel: the connection is closed.
         """
         fields = () if ask.span is None else (f"Range: bytes={ask.span.start}-{ask.span.stop - 1}",)
-        answer = await self._exchange(address, _request("GET", address, ask.target, *fields), None)
+        answer = await self._exchange(address, self._request("GET", address, ask.target, *fields), None)
         if isinstance(answer, PeerOutcome):
             return answer
         part = part_of(answer.head, ask)
@@ -261,14 +275,6 @@ class PeerClient:
             if not kept:
                 del self._idle[address]
         self._sweeper = self._loop.call_later(IDLE_SECONDS / 2, self._sweep) if self._idle else None
-
-
-def _request(method: str, address: Address, target: str, *fields: str) -> bytes:
-    host, port = address
-    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    ours = (f"Host: {where}", f"User-Agent: fastmirror/{__version__}", "Accept: */*")
-    head = (f"{method} {target} HTTP/1.1", *ours, *fields)
-    return ("\r\n".join(head) + "\r\n\r\n").encode("ascii")
 
 
 def _settle(future: asyncio.Future[bool], value: bool) -> None:

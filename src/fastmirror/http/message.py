@@ -12,6 +12,7 @@ REASONS: Final = {
     200: "OK",
     206: "Partial Content",
     400: "Bad Request",
+    403: "Forbidden",
     404: "Not Found",
     405: "Method Not Allowed",
     414: "URI Too Long",

@@ -17,7 +17,7 @@ from fastmirror.oci.descriptor import OCTET_STREAM, Descriptor
 from fastmirror.oci.digest import Digest
 from fastmirror.oci.span import Span
 
-_REFUSAL_CODES: Final = {405: "UNSUPPORTED", 500: "UNKNOWN"}
+_REFUSAL_CODES: Final = {403: "DENIED", 405: "UNSUPPORTED", 500: "UNKNOWN"}
 VERSION_FIELD: Final = f"Fastmirror-Version: {__version__}"
 
 

@@ -7,6 +7,7 @@ CONFIRM_SECONDS is dropped.
 from __future__ import annotations
 
 import asyncio
+import hmac
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -50,7 +51,7 @@ class InventoryRouter:
         self._index = Index(int.from_bytes(os.urandom(8), "big"))
         self._nodes: dict[int, Known] = {}
         self._owners: dict[bytes, Known] = {}
-        self._tokens: dict[Peer, bytes] = {}
+        self._tokens: dict[tuple[str, int], bytes] = {}
         self._keys: set[int] = set()  # fingerprints of what is announced
         self._epoch = 0
         self._generation = 0
@@ -122,9 +123,20 @@ class InventoryRouter:
 
     # ---- more than a Router
 
-    def token(self, peer: Peer) -> bytes:
+    def token(self, peer: tuple[str, int]) -> bytes:
         """What to show to a node's peer listener; empty if it asks for nothing."""
         return self._tokens.get(peer, b"")
+
+    def admits(self, shown: bytes | None) -> bool:
+        """Whether what a request showed is a token of this node's that is not too old; takes the same time always."""
+        try:
+            token = bytes.fromhex((shown or b"").decode("ascii"))
+        except ValueError:
+            return False
+        good = False
+        for accepted in self.accepted:
+            good |= hmac.compare_digest(token, accepted)
+        return good
 
     def counters(self) -> dict[str, int]:
         """Numbers of the router process and of the index."""
