@@ -34,6 +34,10 @@ has_headers || fail "Python.h of $python is missing: install $version-dev (Debia
 cc=${CC:-$("$python" -c 'import sysconfig; print((sysconfig.get_config_var("CC") or "cc").split()[0])')}
 echo '#include <stdio.h>' | $cc -E - >/dev/null 2>&1 ||
     fail "no working C compiler ($cc with the C library's headers): install gcc and libc6-dev (Debian's names), or set CC"
+# py-libp2p brings fastecdsa, which is built here and needs GMP
+has_gmp() { echo '#include <gmp.h>' | $cc -E - >/dev/null 2>&1; }
+has_gmp || tools/apt.sh libgmp-dev || true
+has_gmp || fail "gmp.h is missing: install libgmp-dev (Debian's name)"
 
 echo "fastmirror: setting up .venv with $("$python" --version); a minute or two, once" >&2
 .venv/bin/python -c '' 2>/dev/null || "$python" -m venv --clear .venv
@@ -42,5 +46,5 @@ pip="env PIP_DISABLE_PIP_VERSION_CHECK=1 .venv/bin/python -m pip install --quiet
 .venv/bin/python -c 'import pip, sys; sys.exit(tuple(map(int, pip.__version__.split(".")[:2])) < (25, 1))' ||
     $pip --upgrade 'pip>=25.1'
 $pip --group build --group test --group lint
-FASTMIRROR_EDITABLE=1 $pip --no-build-isolation --editable .
+FASTMIRROR_EDITABLE=1 $pip --no-build-isolation --editable '.[libp2p]'
 echo "$wanted" >.venv/.made-from
