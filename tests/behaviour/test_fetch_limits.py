@@ -28,6 +28,7 @@ LAYER = blob(1_000_000, 3)
 OTHER = blob(700_000, 4)
 SMALL = blob(40_000, 5)
 SETTINGS: dict[str, Any] = {
+    "verify": "tail",  # the contents here are smaller than a piece of a chunk list
     "whole_bytes": WHOLE,
     "holdback_bytes": HOLDBACK,
     "stall_timeout": 1.0,

@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Self
 
+from fastmirror._native.check import piece_hash
+from fastmirror.chunks.chunklist import ALGORITHMS, PIECE, Shape, encode
 from tests.kit.faults import Fault, Plan, Seen, healthy
 from tests.kit.wire import Address
 
@@ -27,7 +29,8 @@ class FaultyPeer:
     """A mirror of the given blobs. ``requests`` records what it was asked; ``plan`` may be changed while it runs.
 
     ``head_delay``: seconds before a HEAD is answered, so that others are found first. ``pace``: bytes of a body per
-    second, 0 for as many as go through.
+    second, 0 for as many as go through. ``list_of``: gives, for some content, that of which it tells the piece hashes;
+    None: it tells none.
 
     Owned by a ``with`` block: leaving it closes every connection and joins every thread.
     ``listening=False`` binds the port without listening: connecting is refused.
@@ -41,6 +44,8 @@ class FaultyPeer:
         self.sent = 0
         self.head_delay = 0.0
         self.pace = 0.0
+        self.list_of: Callable[[bytes], bytes] | None = None
+        self.list_requests: list[str] = []
         self._content = {"sha256:" + hashlib.sha256(blob).hexdigest(): blob for blob in blobs}
         self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
@@ -119,7 +124,10 @@ class FaultyPeer:
                         return
                     data += piece
                 head, _, data = data.partition(b"\r\n\r\n")
-                if not self._answer(sock, self._record(head.decode("latin-1"))):
+                text = head.decode("latin-1")
+                if (target := text.split(" ")[1]).startswith("/fastmirror/"):
+                    self._list_answer(sock, target)
+                elif not self._answer(sock, self._record(text)):
                     return
         except OSError:
             return  # the other side has left, or the test is over
@@ -157,6 +165,19 @@ class FaultyPeer:
             self._ended.wait(fault.pause)
         return self._content_answer(sock, seen, content, fault)
 
+    def _list_answer(self, sock: socket.socket, target: str) -> None:
+        self._stay_frozen()
+        self.list_requests.append(target)
+        match = re.fullmatch(r"/fastmirror/v1/chunks/(.*)\?algorithm=(.*)", target)
+        content = self._content.get(match[1]) if match else None
+        if match is None or content is None or self.list_of is None:
+            self._error(sock, 404, "Connection: keep-alive")
+            return
+        algorithm = ALGORITHMS[match[2]]
+        pieces = [self.list_of(content)[at : at + PIECE] for at in range(0, len(content), PIECE)]
+        body = encode(Shape(len(content), algorithm), [piece_hash(piece, algorithm.name) for piece in pieces])
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+
     def _ping(self, sock: socket.socket, seen: Seen) -> bool:
         code = 200 if seen.target.partition("?")[0] in ("/v2/", "/v2") else 404
         return self._error(sock, code, "Connection: keep-alive")
@@ -172,7 +193,7 @@ class FaultyPeer:
         code, fields = 200, ["Content-Type: application/octet-stream", f"Docker-Content-Digest: {seen.reference}"]
         if kind == "corrupt":
             where = at % size
-            content = content[:where] + bytes([content[where] ^ 0xFF]) + content[where + 1 :]
+            content = flip(content, where)
         if kind == "unasked_range":
             start, code = size // 2, 206
         elif seen.start is not None and kind != "no_range":
@@ -274,6 +295,11 @@ class FaultyPeer:
     def _garbage(self, sock: socket.socket, fault: Fault) -> bool:
         sock.sendall(b"SSH-2.0-OpenSSH_9.2\r\n\x00\xff\r\n\r\n")
         return False
+
+
+def flip(content: bytes, at: int) -> bytes:
+    """The content with another byte at this offset."""
+    return content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :]
 
 
 _BODIES: dict[str, Callable[[FaultyPeer, socket.socket, bytes, Fault], bool]] = {

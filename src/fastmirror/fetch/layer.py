@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+from fastmirror.chunks.chunklist import ALGORITHMS
 from fastmirror.fetch.outcome import PeerOutcome
 from fastmirror.fetch.parts import FetchParts
 from fastmirror.fetch.record import FetchRecord
@@ -62,7 +63,7 @@ class LayerFetch:
         self.record = FetchRecord(want, self._loop.time())
         told = parts.sizes.get(want.digest)  # by a manifest: it is right, or nobody can pull this
         self._sources = Sources(want.digest, parts.book, told)
-        self._search = Search(router, want.digest, self._found, parts.metrics)
+        self._search = Search(router, want.digest, self, parts.metrics)
         self._transfer: Transfer | None = None
 
     @property
@@ -105,7 +106,8 @@ class LayerFetch:
         self.record.end(self.stage.name.lower(), self._loop.time())
         self.settled.set()
 
-    def _found(self, holder: Holder) -> None:
+    def found(self, holder: Holder) -> None:
+        """See ``Seeker.found``."""
         if self._sources.add(holder):
             if self._transfer is not None:
                 self._transfer.recruit()
@@ -114,6 +116,11 @@ class LayerFetch:
             log.info(
                 "a peer has another size for a digest than its manifest", extra=extra | {"digest": self.want.digest}
             )
+
+    def sought(self) -> None:
+        """See ``Seeker.sought``."""
+        if self._transfer is not None:
+            self._transfer.sought()
 
     # ---- attempts
 
@@ -158,14 +165,17 @@ class LayerFetch:
         seconds = self._parts.settings.lookup_timeout
         holder, others = await first_holder(self._parts.asker, self.want.digest, peers, seconds)
         if holder is not None:
-            self._found(holder)
+            self.found(holder)
         for peer in others:
             self._sources.ended(peer, PeerOutcome.LACKS, 0)
 
     async def _attempt(self, spool: Spool) -> Verdict:
         """Fill the spool, as far as that is possible."""
         parts = self._parts
-        transfer = self._transfer = Transfer(self.record, spool, self._sources, parts)
+        algorithm = ALGORITHMS.get(parts.settings.piece_hash) if self._by_pieces(spool.size) else None
+        transfer = self._transfer = Transfer(self.record, spool, self._sources, parts, algorithm)
+        if not self._search.running:
+            transfer.sought()
         patience = parts.settings.connect_timeout + parts.settings.first_byte_timeout
         impatience = self._loop.call_later(patience, self._expect_bytes, transfer)
         searched_at = 0
@@ -213,19 +223,30 @@ class LayerFetch:
         if not self._admit(self, size):
             return None
         settings = self._parts.settings
-        whole = self.want.kind == "manifests" or size <= max(settings.whole_bytes, settings.holdback_bytes)
+        withheld = ALL_WITHHELD if self._whole(size) or settings.verify == "strict" else settings.holdback_bytes
         try:
-            self.spool = await self._parts.room.open(size, ALL_WITHHELD if whole else settings.holdback_bytes)
+            self.spool = await self._parts.room.open(size, withheld)
         except OSError as error:
             self._parts.metrics.turned_away.at("spool").inc()
             extra = {"event": "fetch.spool_failed", "digest": self.want.digest, "errno": error.errno or 0}
             log.info("the spool has no room", extra=extra)
         return self.spool
 
+    def _whole(self, size: int) -> bool:
+        """Whether nothing is shown before all of it is verified."""
+        settings = self._parts.settings
+        return self.want.kind == "manifests" or size <= max(settings.whole_bytes, settings.holdback_bytes)
+
+    def _by_pieces(self, size: int) -> bool:
+        """Whether pieces are compared with chunk lists as they come."""
+        return self._parts.settings.verify != "tail" and not self._whole(size)
+
     # ---- the verdict
 
     def _blame(self) -> None:
-        peers = list(self._sources.contributors)
+        """Where no piece has given its sender away, all who sent something are suspected."""
+        found = self._transfer is not None and self._transfer.convicts
+        peers = [] if found else list(self._sources.contributors)
         culprits = self._parts.book.blame(peers, self.want.digest, self._loop.time())
         self._parts.metrics.mismatches.at().inc()
         extra = {"event": "fetch.content_refused", "digest": self.want.digest, "peers": peers, "quarantined": culprits}

@@ -6,6 +6,7 @@ import os
 from functools import partial
 from typing import Final
 
+from fastmirror.chunks.asker import ListClient
 from fastmirror.chunks.checks import Checks
 from fastmirror.config import FetchSettings
 from fastmirror.fetch.asker import PeerAsker
@@ -45,6 +46,7 @@ class FetchParts:
         self.intake = Intake(INGEST_THREADS)
         self.checks = Checks(CHECK_THREADS)
         self.client = PeerClient(settings, self.intake)
+        self.lists = ListClient(settings, self.intake)
         self.asker = PeerAsker(self.client, self.book)
         self.metrics.spool_bytes.at().follow(partial(getattr, self.room, "used"))
         for outcome in PeerOutcome:
@@ -53,5 +55,6 @@ class FetchParts:
     async def close(self) -> None:
         """End the connections and threads; fetches that run must have been ended before. Idempotent."""
         await self.client.close()
+        await self.lists.close()
         self.intake.close()
         self.checks.close()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from typing import Protocol
 
 from fastmirror.fetch.asker import PeerAsker
 from fastmirror.observe.metrics import FetchMetrics
@@ -14,16 +15,26 @@ from fastmirror.routing import Holder, Peer, Router
 log = logging.getLogger(__name__)
 
 
+class Seeker(Protocol):
+    """Hears of a search."""
+
+    def found(self, holder: Holder) -> None:
+        """A holder; each once for each look-up."""
+
+    def sought(self) -> None:
+        """The look-up that ran is over."""
+
+
 class Search:
-    """One look-up after the other for one digest; ``found`` gets each holder.
+    """One look-up after the other for one digest; the seeker hears of each holder.
 
     Owns the task of the look-up; :meth:`close` ends it.
     """
 
-    def __init__(self, router: Router, digest: Digest, found: Callable[[Holder], None], metrics: FetchMetrics) -> None:
+    def __init__(self, router: Router, digest: Digest, seeker: Seeker, metrics: FetchMetrics) -> None:
         self._router = router
         self._digest = digest
-        self._found = found
+        self._seeker = seeker
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
@@ -34,9 +45,14 @@ class Search:
         self._task = self._loop.create_task(self._run(), name=f"look up {self._digest[:19]}")
         self._task.add_done_callback(self._over)
 
+    @property
+    def running(self) -> bool:
+        """Whether a look-up is under way."""
+        return self._task is not None and not self._task.done()
+
     async def more(self) -> bool:
         """Wait for news of the look-up that runs: a holder, or its end. False if none runs."""
-        if self._task is None or self._task.done():
+        if not self.running:
             return False
         self._news.clear()
         await self._news.wait()
@@ -55,6 +71,7 @@ class Search:
 
     def _over(self, task: asyncio.Task[None]) -> None:
         self._news.set()
+        self._seeker.sought()
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error(
                 "a look-up failed", exc_info=error, extra={"event": "fetch.lookup_failed", "digest": self._digest}
@@ -69,7 +86,7 @@ class Search:
                 if not found:
                     found = True
                     self._metrics.lookup_seconds.at("found").observe(self._loop.time() - began)
-                self._found(holder)
+                self._seeker.found(holder)
                 self._news.set()
             if not found:
                 self._metrics.lookup_seconds.at("empty").observe(self._loop.time() - began)

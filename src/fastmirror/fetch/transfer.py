@@ -9,10 +9,12 @@ from typing import Final
 
 import msgspec
 
+from fastmirror.chunks.chunklist import DEFAULT, PIECE, Algorithm
 from fastmirror.chunks.trust import Fault
 from fastmirror.chunks.verifier import Subject, Verifier
 from fastmirror.fetch.claims import Claim, PlanSettings
 from fastmirror.fetch.drivers import Drivers
+from fastmirror.fetch.lists import ListSearch
 from fastmirror.fetch.outcome import PeerOutcome
 from fastmirror.fetch.parts import FetchParts
 from fastmirror.fetch.plan import ChunkPlan
@@ -45,13 +47,19 @@ class Verdict(enum.Enum):
 class Transfer:
     """Runs a ChunkPlan with its drivers and the checks of what comes.
 
-    ``received`` counts bytes, wrong ones too. ``changed`` is set when ``verdict`` or ``starved`` may have changed, and
-    when bytes may be shown. The spool is borrowed; :meth:`close` ends everything, and soon nothing holds it any more.
+    With an ``algorithm`` pieces are compared with chunk lists before they count as verified. Without, only the whole
+    is checked; if nothing of it was shown, and it is wrong, lists are used to find out which piece and whose.
+    ``received`` counts bytes, wrong ones too. ``convicts`` are peers that told or sent what is wrong. ``changed`` is
+    set when ``verdict`` or ``starved`` may have changed, and when bytes may be shown. The spool is borrowed;
+    :meth:`close` ends everything, and soon nothing holds it any more.
     """
 
-    def __init__(self, record: FetchRecord, spool: Spool, sources: Sources, parts: FetchParts) -> None:
+    def __init__(
+        self, record: FetchRecord, spool: Spool, sources: Sources, parts: FetchParts, algorithm: Algorithm | None
+    ) -> None:
         self.received = 0
         self.verdict: Verdict | None = None
+        self.convicts: set[Peer] = set()
         self.changed = asyncio.Event()
         self._want = record.want
         self._record = record
@@ -62,7 +70,9 @@ class Transfer:
         self._plan = ChunkPlan(spool.size, _plan_settings(parts))
         record.follow(self._plan)
         self._drivers = Drivers(self._plan, spool, self._want.target, parts, self)
-        self._verifier = Verifier(Subject(self._want.digest, spool.size, None), spool, parts.checks, self)
+        self._sought = False
+        self._came: list[tuple[Peer, Span]] = []  # what may have to be looked at again
+        self._verifier, self._lists = self._make_verifier(algorithm)
         self._joined = 0
         self._returning = self._loop.call_later(RETURN_SECONDS, self._look_for_returned)
         self.recruit()
@@ -82,7 +92,16 @@ class Transfer:
                 self._joined += 1
                 book = self._parts.book
                 self._plan.join(peer, book.rate(peer), self._joined, doubted=book.doubted(peer))
+            if self._lists is not None:
+                self._lists.offer(peer)
         self._drivers.wake()
+
+    def sought(self) -> None:
+        """The look-up is over: no further holders will come from it."""
+        self._sought = True
+        self._verifier.sought()
+        if self._lists is not None:
+            self._lists.look()
 
     def give_up(self) -> None:
         """End it as starved."""
@@ -92,7 +111,11 @@ class Transfer:
         """End all requests and checks. Cancel: they are ended all the same."""
         self._returning.cancel()
         self._verifier.close()
-        await self._drivers.close()
+        try:
+            if self._lists is not None:
+                await self._lists.close()
+        finally:
+            await self._drivers.close()
 
     async def linger(self) -> None:
         """See ``Drivers.linger``."""
@@ -102,10 +125,30 @@ class Transfer:
         """See ``Drivers.abandon``."""
         await self._drivers.abandon()
 
+    def _make_verifier(self, algorithm: Algorithm | None) -> tuple[Verifier, ListSearch | None]:
+        subject = Subject(self._want.digest, self._spool.size, algorithm)
+        verifier = Verifier(subject, self._spool, self._parts.checks, self)
+        return verifier, None if algorithm is None else ListSearch(verifier, algorithm, self._parts)
+
+    def _look_again(self) -> None:
+        """Whose piece is wrong is found by lists, from those who sent them and from others."""
+        came, self._came = self._came, []
+        self._verifier, lists = self._make_verifier(DEFAULT)
+        self._lists = lists
+        assert lists is not None
+        for peer in self._plan.peers:
+            lists.offer(peer)
+        for peer, span in came:
+            self._verifier.arrived(peer, span)
+        if self._sought:
+            self.sought()
+
     def _look_for_returned(self) -> None:
         self._returning = self._loop.call_later(RETURN_SECONDS, self._look_for_returned)
         if not self._plan.finished:
             self.recruit()
+        if self._lists is not None:
+            self._lists.look()
 
     def _end(self, verdict: Verdict) -> None:
         if self.verdict is None:
@@ -121,6 +164,10 @@ class Transfer:
         self._sources.contributors[peer] += len(span)
         self._record.arrived(peer, len(span), self._loop.time())
         self._verifier.arrived(peer, span)
+        if self._lists is None and not self._spool.limit:
+            if self._came and self._came[-1][0] == peer and self._came[-1][1].stop == span.start:
+                span = Span(self._came.pop()[1].start, span.stop)
+            self._came.append((peer, span))
 
     def ended(self, claim: Claim, received: Received) -> bool:
         """See ``Crew.ended``."""
@@ -143,6 +190,8 @@ class Transfer:
 
     def stepped(self) -> None:
         """See ``Crew.stepped``."""
+        if self._lists is not None:
+            self._lists.look()
         if self._plan.starved:
             self.recruit()  # somebody else may have waited for a place
             if self._plan.starved:
@@ -166,10 +215,18 @@ class Transfer:
         self._parts.book.note(peer, PeerOutcome.CORRUPT, self._loop.time())
         extra = {"event": "fetch.peer_convicted", "peer": str(peer), "digest": self._want.digest, "fault": fault.value}
         log.warning("a peer has told or sent what is wrong", extra=extra)
+        self.convicts.add(peer)
         self._drivers.leave(peer)
+        if self._lists is not None:
+            self._lists.withdraw(peer)
+            self._lists.look()
 
     def finished(self, right: bool) -> None:
         """See ``Watcher.finished``."""
+        several = len(self._sources.contributors) > 1 and self._spool.size > PIECE
+        if not right and several and self._came and self._lists is None and not self._spool.limit:
+            self._look_again()
+            return
         self._end(Verdict.RIGHT if right else Verdict.WRONG)
 
     def failed(self, number: int) -> None:
