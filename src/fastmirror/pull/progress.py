@@ -11,6 +11,7 @@ from fastmirror.pull.measured import Measured
 from fastmirror.pull.report import size
 
 _BAR: Final = 24
+_LEAST_BAR: Final = 6
 _GREEN, _PLAIN = "\x1b[32m", "\x1b[0m"
 _CLEAR: Final = "\x1b[J"  # from the cursor to the end of the screen; source: ECMA-48, ED
 
@@ -67,12 +68,13 @@ class Bars(Lines):
 
     def _bar(self, one: Measured, width: int) -> str:
         share = min(one.bytes / one.size, 1.0) if one.size else 0.0
-        full = int(share * _BAR)
-        bar = f"[{'#' * full}{'-' * (_BAR - full)}]"
         where = f"{one.kind:8} {one.digest[7:19]} "
         text = f" {share:4.0%} {size(one.bytes)} of {size(one.size or 0)}  {size(one.rate)}/s"
-        if width < len(where) + len(bar) + len(text):
+        room = min(_BAR, width - len(where) - len(text) - len("[]"))
+        if room < _LEAST_BAR:
             return (where + text)[:width]
+        full = int(share * room)
+        bar = f"[{'#' * full}{'-' * (room - full)}]"
         return where + (f"{_GREEN}{bar}{_PLAIN}" if self._colour else bar) + text
 
 
