@@ -13,6 +13,7 @@ import pytest
 from fastmirror.inventory.bridge import Start
 from fastmirror.routing.inventory import InventoryRouter
 from tests.kit.cluster import loopback_hosts
+from tests.kit.waiting import pause
 
 
 @dataclass
@@ -26,7 +27,7 @@ class Cluster:
 
     def start_of(self, number: int, **other: object) -> Start:
         given: dict[str, object] = {
-            "listen_host": self.hosts[number], "listen_port": 4400, "peer_hosts": [], "peer_port": 5001,
+            "listen_host": self.hosts[number], "listen_port": 4400, "peer_host": "0.0.0.0", "peer_port": 5001,
             "bootstrap": [f"{self.hosts[0]}:4400"], "peer_cidr": [], "data_dir": "", "secret_file": "",
             "allowed_ids": [], "degree": 64, "name": f"n{number}", "zone": "", "epoch": 0, "log_level": "info",
         }  # fmt: skip
@@ -59,7 +60,7 @@ async def until(condition, what: str, seconds: float = 20.0) -> float:
     began = loop.time()
     while not condition():
         assert loop.time() - began < seconds, f"not within {seconds} s: {what}"
-        await asyncio.sleep(0.005)
+        await pause(0.005, "until the next look")
     return loop.time() - began
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from fastmirror.oci.digest import Digest
 from fastmirror.routing import Peer
 from tests.kit.router_conformance import RouterConformance, found
+from tests.kit.waiting import pause
 from tests.p2p.conftest import Cluster, until
 
 
@@ -38,7 +37,7 @@ class _Rig:
             holders = [holder.peer for holder in await found(self.router, digest)]
             if (peer in holders) is held:
                 return
-            await asyncio.sleep(0.002)
+            await pause(0.002, "until the next look-up")
 
 
 class TestInventoryRouter(RouterConformance):

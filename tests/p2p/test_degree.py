@@ -12,7 +12,7 @@ from fastmirror.oci.digest import Digest
 from fastmirror.routing import Peer
 from fastmirror.routing.inventory import InventoryRouter
 from tests.kit.cluster import loopback_hosts
-from tests.kit.waiting import NOISE
+from tests.kit.waiting import NOISE, pause
 from tests.p2p.conftest import Cluster, until
 
 SIZES = [pytest.param(3, 64, id="3 at 64"), pytest.param(12, 4, id="12 at 4")]
@@ -25,7 +25,7 @@ async def knows(routers, digest: Digest, holders: set[Peer], seconds: float = 20
     for router, peer in routers:
         while {holder.peer async for holder in router.find(digest)} != holders - {peer}:
             assert loop.time() - began < seconds, f"{peer} does not see {holders}"
-            await asyncio.sleep(0.002)
+            await pause(0.002, "until the next look-up")
     return loop.time() - began
 
 

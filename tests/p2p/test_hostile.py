@@ -11,6 +11,7 @@ from fastmirror.inventory.keys import fingerprint
 from fastmirror.oci.digest import Digest
 from fastmirror.routing import Peer
 from tests.kit.proc import rss_kib
+from tests.kit.waiting import pause
 from tests.p2p.conftest import Cluster, until
 from tests.p2p.test_process import DIGEST, holders, pair
 
@@ -39,7 +40,7 @@ async def test_a_hostile_peer_disturbs_nobody_and_costs_bounded_memory(cluster, 
     task = asyncio.get_running_loop().create_task(hostile(mode, cluster, cluster.hosts[5]))
     while not task.done():
         assert await holders(ours) == expected
-        await asyncio.sleep(0.02)
+        await pause(0.02, "until the next look-up")
     outcome = task.result()
     assert "ended" in outcome or mode not in ("frames_too_large", "streams"), outcome
     assert ours.child.pid == pid, "the router process died"
@@ -49,7 +50,7 @@ async def test_a_hostile_peer_disturbs_nobody_and_costs_bounded_memory(cluster, 
     for _ in range(500):
         if await holders(ours, late):
             break
-        await asyncio.sleep(0.01)
+        await pause(0.01, "until the next look-up")
     assert await holders(ours, late) == expected
     assert Peer(cluster.hosts[5], 5001) not in ours.peers()
     joined = cluster.start(2)
@@ -64,7 +65,7 @@ async def test_a_forged_address_is_never_offered(cluster):
     await until(lambda: ours.counters().get("unmet") == 1, "the forger is known but was not met")
     while not task.done():
         assert await holders(ours, fake) == []
-        await asyncio.sleep(0.02)
+        await pause(0.02, "until the next look-up")
     assert await holders(ours) == [Peer(cluster.hosts[1], 5001)]
 
 

@@ -14,6 +14,7 @@ from fastmirror.oci.digest import Digest
 from fastmirror.oci.reference import Reference
 from fastmirror.routing import Peer
 from fastmirror.routing.inventory import InventoryRouter
+from tests.kit.waiting import pause
 from tests.p2p.conftest import Cluster, until
 
 DIGEST = Digest.of(b"held")
@@ -39,13 +40,13 @@ async def test_look_ups_go_on_without_the_router_process_and_a_new_one_learns_ev
     os.kill(pid, number)
     while ours.child.pid == pid:
         assert await holders(ours) == [theirs_at]
-        await asyncio.sleep(0.01)
+        await pause(0.01, "until the next look-up")
     theirs.advertise([Digest.of(b"while it was down")])
     for _ in range(2000):
         assert await holders(ours) == [theirs_at]
         if await holders(ours, Digest.of(b"while it was down")):
             break
-        await asyncio.sleep(0.01)
+        await pause(0.01, "until the next look-up")
     assert await holders(ours, Digest.of(b"while it was down")) == [theirs_at]
     assert await holders(ours, Reference("reg.example", "a/b", "v1")) == [theirs_at]
     ours.advertise([Digest.of(b"ours")])
@@ -53,7 +54,7 @@ async def test_look_ups_go_on_without_the_router_process_and_a_new_one_learns_ev
     for _ in range(2000):
         if await holders(theirs, Digest.of(b"ours")):
             break
-        await asyncio.sleep(0.01)
+        await pause(0.01, "until the next look-up")
     assert await holders(theirs, Digest.of(b"ours")) == [Peer(cluster.hosts[0], 5001)]
 
 

@@ -190,6 +190,7 @@ def test_nodes_find_each_other_or_are_given_but_not_both():
     assert complaint({**places, "peers": ("10.0.0.2:5001",)}).startswith("peers: the libp2p router finds")
     assert complaint({**places, "router": "static"}).startswith("bootstrap: only the libp2p router")
     assert "different ports" in complaint({**places, "router_addr": "0.0.0.0:5001"})
+    assert "same host" in complaint({**places, "router_addr": "10.0.0.1:5003", "peer_addr": "10.0.0.2:5001"})
 
 
 def _texts(field: Field) -> st.SearchStrategy[Any]:

@@ -191,7 +191,7 @@ def test_key_sets_change_as_sets_do(start, add, drop):
 
 
 BRIDGED: list[Any] = [
-    bridge.Start("::", 1, ["a"], 2, [], ["10.0.0.0/8"], "", "", [], 64, "n", "z", 7, "info"),
+    bridge.Start("::", 1, "a", 2, [], ["10.0.0.0/8"], "", "", [], 64, "n", "z", 7, "info"),
     bridge.Publish(pack((1, 2))), bridge.Change(b"", pack((3,))), bridge.Leave(), bridge.Alive(3), bridge.Ask(),
 ]  # fmt: skip
 

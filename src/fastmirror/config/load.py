@@ -232,6 +232,11 @@ def _check_together(settings: Settings, origins: Mapping[str, Origin]) -> None:
         raise refuse("the libp2p router finds other nodes by itself: give peers or bootstrap, not both", "peers")
     if settings.router.router == "static" and settings.router.bootstrap:
         raise refuse("only the libp2p router uses it: take router = static away", "bootstrap")
+    if settings.router.joins:
+        ours, theirs = address(settings.router.router_addr).host, address(serve.peer_addr).host
+        if ours != theirs and not _any({ours}) and not _any({theirs}):
+            why = f"router_addr ({ours}) and peer_addr ({theirs}) need the same host: others believe the one by the other"
+            raise refuse(why, "router_addr", "peer_addr")
     seen: dict[str, Address] = {}
     for name in ("registry_addr", "peer_addr", "admin_addr", "router_addr"):
         if name == "router_addr" and not settings.router.joins:

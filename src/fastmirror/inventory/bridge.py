@@ -20,7 +20,7 @@ class Start(msgspec.Struct, tag="start", frozen=True):
 
     listen_host: str
     listen_port: int
-    peer_hosts: list[str]
+    peer_host: str
     peer_port: int
     bootstrap: list[str]
     peer_cidr: list[str]

@@ -44,14 +44,12 @@ def claimed(listen_host: str, peer_host: str, realm: Realm) -> list[str]:
     """This node's addresses as others shall use them: the one that it listens on, or all of the machine that may be
     dialled, as far as both the router and the peer listener answer there.
     """
-    for host in (listen_host, peer_host):
+    for host in (peer_host, listen_host):
         if host not in _WILDCARDS:
             return [host]
-    families = {socket.AF_INET} if "::" not in (listen_host, peer_host) else {socket.AF_INET, socket.AF_INET6}
-    if listen_host == "0.0.0.0" or peer_host == "0.0.0.0":
-        families.discard(socket.AF_INET6)
-    found = [host for host in machine_hosts() if host in realm and _family(host) in families]
-    return found[:MOST_HOSTS]
+    # the router's :: takes IPv4 too, the peer listener's does not
+    family = socket.AF_INET6 if peer_host == "::" else socket.AF_INET
+    return [host for host in machine_hosts() if host in realm and _family(host) == family][:MOST_HOSTS]
 
 
 def machine_hosts() -> list[str]:

@@ -63,7 +63,7 @@ class Router:
         self.door = Door(listen(start.listen_host, start.listen_port), self._visit)
         owner = self.guest.me.to_bytes()
         epoch = max(time.time_ns() // 1_000_000, start.epoch + 1)
-        hosts = start.peer_hosts or claimed(start.listen_host, "0.0.0.0", self.realm)
+        hosts = claimed(start.listen_host, start.peer_host, self.realm)
         port = self.door.address[1]
         blank = Card(
             owner, Version(epoch, 0), 0, start.name, start.zone, tuple(hosts), port, start.peer_port, b"", 0, b""

@@ -10,8 +10,6 @@ from fastmirror.errors import ConfigError
 from fastmirror.inventory.bridge import Start
 from fastmirror.inventory.card import MAX_NAME
 
-_WILDCARDS = ("0.0.0.0", "::")
-
 
 def start_of(settings: Settings, peer_listener: str, epoch: int) -> Start:
     """``peer_listener`` is where the peer listener is, as HOST:PORT. Raises ConfigError for a name as router_addr."""
@@ -23,7 +21,7 @@ def start_of(settings: Settings, peer_listener: str, epoch: int) -> Start:
     return Start(
         listen_host=listen.host,
         listen_port=listen.port,
-        peer_hosts=[] if peer.host in _WILDCARDS else [peer.host],
+        peer_host=peer.host,
         peer_port=peer.port,
         bootstrap=list(mine.bootstrap),
         peer_cidr=list(mine.peer_cidr),
