@@ -228,20 +228,34 @@ def _check_together(settings: Settings, origins: Mapping[str, Origin]) -> None:
     if fetch.spool_bytes < fetch.whole_bytes:
         why = f"spool_bytes ({fetch.spool_bytes}) must not be less than whole_bytes ({fetch.whole_bytes})"
         raise refuse(why, "spool_bytes", "whole_bytes")
-    if settings.router.joins and fetch.peers:
-        raise refuse("the libp2p router finds other nodes by itself: give peers or bootstrap, not both", "peers")
-    if settings.router.router == "static" and settings.router.bootstrap:
+    _check_routing(settings, refuse)
+    _check_ports(settings, refuse)
+
+
+Refuse = Callable[..., ConfigError]
+
+
+def _check_routing(settings: Settings, refuse: Refuse) -> None:
+    router = settings.router
+    if router.router == "static" and router.bootstrap:
         raise refuse("only the libp2p router uses it: take router = static away", "bootstrap")
+    if not router.joins:
+        return
+    if settings.fetch.peers:
+        raise refuse("the libp2p router finds other nodes by itself: give peers or bootstrap, not both", "peers")
+    ours, theirs = address(router.router_addr).host, address(settings.serve.peer_addr).host
+    if ours != theirs and not _any({ours}) and not _any({theirs}):
+        why = f"router_addr ({ours}) and peer_addr ({theirs}) need the same host: others learn one by the other"
+        raise refuse(why, "router_addr", "peer_addr")
+
+
+def _check_ports(settings: Settings, refuse: Refuse) -> None:
+    listeners = {name: getattr(settings.serve, name) for name in ("registry_addr", "peer_addr", "admin_addr")}
     if settings.router.joins:
-        ours, theirs = address(settings.router.router_addr).host, address(serve.peer_addr).host
-        if ours != theirs and not _any({ours}) and not _any({theirs}):
-            why = f"router_addr ({ours}) and peer_addr ({theirs}) need the same host: others believe the one by the other"
-            raise refuse(why, "router_addr", "peer_addr")
+        listeners["router_addr"] = settings.router.router_addr
     seen: dict[str, Address] = {}
-    for name in ("registry_addr", "peer_addr", "admin_addr", "router_addr"):
-        if name == "router_addr" and not settings.router.joins:
-            continue
-        mine = address(getattr(settings.router if name == "router_addr" else serve, name))
+    for name, text in listeners.items():
+        mine = address(text)
         for other, theirs in seen.items():
             if mine.port and mine.port == theirs.port and (mine.host == theirs.host or _any({mine.host, theirs.host})):
                 raise refuse(f"{name} {mine} and {other} {theirs} need different ports", name, other)
