@@ -30,7 +30,7 @@ class FaultyPeer:
 
     ``head_delay``: seconds before a HEAD is answered, so that others are found first. ``pace``: bytes of a body per
     second, 0 for as many as go through. ``list_of``: gives, for some content, that of which it tells the piece hashes;
-    None: it tells none.
+    None: it tells none. ``list_delay``: seconds before it does.
 
     Owned by a ``with`` block: leaving it closes every connection and joins every thread.
     ``listening=False`` binds the port without listening: connecting is refused.
@@ -46,6 +46,7 @@ class FaultyPeer:
         self.pace = 0.0
         self.list_of: Callable[[bytes], bytes] | None = None
         self.list_requests: list[str] = []
+        self.list_delay = 0.0
         self._content = {"sha256:" + hashlib.sha256(blob).hexdigest(): blob for blob in blobs}
         self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
@@ -168,6 +169,7 @@ class FaultyPeer:
     def _list_answer(self, sock: socket.socket, target: str) -> None:
         self._stay_frozen()
         self.list_requests.append(target)
+        self._ended.wait(self.list_delay)
         match = re.fullmatch(r"/fastmirror/v1/chunks/(.*)\?algorithm=(.*)", target)
         content = self._content.get(match[1]) if match else None
         if match is None or content is None or self.list_of is None:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastmirror._native.endpoint import Pace
+from fastmirror.chunks.checks import Checks
+from fastmirror.chunks.holder import ListServer
 from fastmirror.config import FetchSettings, ServeSettings
 from fastmirror.fetch.parts import FetchParts
 from fastmirror.fetch.table import FetchTable
@@ -41,7 +43,10 @@ class HolderNode:
 
     def __init__(self) -> None:
         self.store = MemoryStore()
-        self._server = _server(Mirror(Local(self.store, Filters())))
+        local = Local(self.store, Filters())
+        self._checks = Checks(2)
+        self.lists = ListServer(self.store, local.may_serve, self._checks)
+        self._server = _server(Mirror(local, chunks=self.lists))
         self.peer = Peer(*parse_address(self._server.addresses[0]))
         self.stats = self._server.stats
 
@@ -50,7 +55,9 @@ class HolderNode:
         self._server.endpoint.answers.clear()
 
     async def close(self) -> None:
+        self.lists.close()
         await self._server.close()
+        self._checks.close()
 
 
 class FetchingNode:
