@@ -206,7 +206,7 @@ def _judge(field: Field, item: object) -> None:
 
 
 def _check_together(settings: Settings, origins: Mapping[str, Origin]) -> None:
-    serve, fetch = settings.serve, settings.fetch
+    fetch = settings.fetch
 
     def refuse(why: str, *names: str) -> ConfigError:
         name = next((name for name in names if origins[name].kind != "default"), names[0])
