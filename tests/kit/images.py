@@ -58,7 +58,13 @@ class Image:
         return path
 
 
-def make_image(name: str, sizes: Sequence[int] = (20_000, 300_000), *, seed: int | str = 0, salt: str = "") -> Image:
+def make_image(
+    name: str,
+    sizes: Sequence[int] = (20_000, 300_000),
+    *,
+    seed: int | str = 0,
+    annotations: dict[str, str] | None = None,
+) -> Image:
     """An image whose layers hold random files of these sizes in bytes, the same for the same arguments.
 
     Layers up to 1 MB are compressed; random bytes do not shrink, and compressing the large ones takes its time.
@@ -66,7 +72,7 @@ def make_image(name: str, sizes: Sequence[int] = (20_000, 300_000), *, seed: int
     layers: list[tuple[str, bytes]] = []
     unpacked = []
     for number, size in enumerate(sizes):
-        plain = _layer(f"data/{number}", random.Random(f"{seed}/{salt}/{number}/{size}").randbytes(size))
+        plain = _layer(f"data/{number}", random.Random(f"{seed}/{number}/{size}").randbytes(size))
         unpacked.append(digest_of(plain))
         packed = gzip.compress(plain, 1, mtime=0) if size <= 1_000_000 else plain
         layers.append((OCI_LAYER if packed is plain else OCI_LAYER_GZIP, packed))
@@ -74,7 +80,7 @@ def make_image(name: str, sizes: Sequence[int] = (20_000, 300_000), *, seed: int
         {
             "architecture": _ARCHITECTURE,
             "os": "linux",
-            "config": {"Cmd": ["/none"], "Labels": {"of": f"{name}/{seed}/{salt}"}},
+            "config": {"Cmd": ["/none"], "Labels": {"of": f"{name}/{seed}"}},
             "rootfs": {"type": "layers", "diff_ids": unpacked},
         }
     )
@@ -84,6 +90,7 @@ def make_image(name: str, sizes: Sequence[int] = (20_000, 300_000), *, seed: int
             "mediaType": OCI_MANIFEST,
             "config": descriptor(OCI_CONFIG, config),
             "layers": [descriptor(media_type, layer) for media_type, layer in layers],
+            **({"annotations": annotations} if annotations else {}),
         }
     )
     here = descriptor(OCI_MANIFEST, manifest, platform={"architecture": _ARCHITECTURE, "os": "linux"})
