@@ -1,0 +1,184 @@
+"""What doctor makes of what it saw."""
+
+from __future__ import annotations
+
+import pytest
+
+from fastmirror.containerd import doctor
+from fastmirror.containerd.findings import (
+    ContentSeen,
+    CriSeen,
+    Exit,
+    Finding,
+    Outcome,
+    ServedSeen,
+    SocketSeen,
+    exit_of,
+    judge_config_path,
+    judge_content,
+    judge_discard,
+    judge_fetch_buffer,
+    judge_hosts,
+    judge_mirror,
+    judge_peers,
+    judge_probe,
+    judge_served,
+    judge_socket,
+)
+from fastmirror.containerd.hosts import block
+from fastmirror.containerd.plan import FileState, Found
+from fastmirror.containerd.probe import Answer, Kind
+
+URL = "http://127.0.0.1:5000"
+CERTS = "/etc/containerd/certs.d"
+FINE, PROBLEM, UNSEEN = Outcome.FINE, Outcome.PROBLEM, Outcome.UNSEEN
+
+
+@pytest.mark.parametrize(
+    ("seen", "outcome", "said"),
+    [
+        (SocketSeen("/s", exists=True, version="1.7.24"), FINE, "containerd 1.7.24 answers"),
+        (SocketSeen("/s", exists=False), PROBLEM, "there is no socket at /s"),
+        (SocketSeen("/s", True, "", "Permission denied", "0660 0:0"), PROBLEM, "(0660 0:0) may not be used"),
+        (SocketSeen("/s", True, "", "no answer in time"), PROBLEM, "does not answer: no answer in time"),
+    ],
+)
+def test_the_socket(seen, outcome, said):
+    found = judge_socket(seen)
+    assert found.outcome is outcome
+    assert said in found.what
+
+
+@pytest.mark.parametrize(
+    ("path", "version", "outcome", "said"),
+    [
+        (CERTS, "1.7.24", FINE, "CRI reads"),
+        (CERTS + "/", "2.1.9", FINE, "CRI reads"),
+        ("", "1.7.24", PROBLEM, "is empty"),
+        (f"{CERTS}:/etc/docker/certs.d", "1.7.24", FINE, "CRI reads"),
+        (f"{CERTS}:/etc/docker/certs.d", "v2.1.9", PROBLEM, "is a list"),
+        ("/other", "2.1.9", PROBLEM, "is /other, not"),
+        (None, "2.1.9", UNSEEN, "cannot be seen"),
+    ],
+)
+def test_the_config_path(path, version, outcome, said):
+    found = judge_config_path(CriSeen("config.toml", path), CERTS, version)
+    assert found.outcome is outcome
+    assert said in found.what
+
+
+def test_how_to_mend_names_the_table_of_the_version():
+    assert 'plugins."io.containerd.grpc.v1.cri".registry' in judge_config_path(CriSeen("f", ""), CERTS, "1.7.24").mend
+    assert 'plugins."io.containerd.cri.v1.images".registry' in judge_config_path(CriSeen("f", ""), CERTS, "2.1.9").mend
+
+
+@pytest.mark.parametrize(("discard", "outcome"), [(False, FINE), (True, PROBLEM), (None, UNSEEN)])
+def test_discarded_layers(discard, outcome):
+    assert judge_discard(CriSeen("CRI", CERTS, discard)).outcome is outcome
+
+
+@pytest.mark.parametrize(("size", "outcome"), [(0, FINE), (None, FINE), (8 << 20, PROBLEM)])
+def test_the_fetch_buffer(size, outcome):
+    assert judge_fetch_buffer(CriSeen("CRI", CERTS, False, size)).outcome is outcome
+
+
+def found(**files: str | None) -> Found:
+    names = {name.replace("__", "."): text for name, text in files.items()}
+    states = {f"{name}/hosts.toml": FileState(text.encode()) for name, text in names.items() if text is not None}
+    return Found(states, {name: frozenset() for name in names})
+
+
+OURS = block(URL, resolve_tags=False)
+
+
+@pytest.mark.parametrize(
+    ("there", "asked", "outcomes"),
+    [
+        (found(_default=OURS), (), {"_default": FINE}),
+        (found(), (), {"_default": PROBLEM}),
+        (found(_default=OURS, a__test=None), (), {"_default": FINE, "a.test": PROBLEM}),
+        (found(_default=OURS, a__test=OURS), (), {"_default": FINE, "a.test": FINE}),
+        (found(_default=OURS, a__test='[host."http://b"]\n' + OURS), (), {"_default": FINE, "a.test": PROBLEM}),
+        (found(_default=OURS, a__test="server = "), (), {"_default": FINE, "a.test": PROBLEM}),
+        (found(_default=OURS), ("a.test",), {"_default": FINE}),
+        (found(_default="# nothing"), ("a.test",), {"_default": PROBLEM}),
+        (found(_default=OURS, _backup=None), (), {"_default": FINE}),
+    ],
+)
+def test_hosts_toml(there, asked, outcomes):
+    findings = judge_hosts(there, URL, asked)
+    assert {finding.check.removeprefix("hosts.toml of "): finding.outcome for finding in findings} == outcomes
+
+
+def test_a_registry_with_a_port_is_found_by_either_name_of_its_directory():
+    there = Found({"a.test_5000_/hosts.toml": FileState(OURS.encode())}, {"a.test_5000_": frozenset()})
+    findings = {finding.check: finding for finding in judge_hosts(there, URL, ("a.test:5000",))}
+    assert findings["hosts.toml of a.test:5000"].outcome is FINE
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_the_mirror_and_the_peers(kind):
+    outcome = FINE if kind is Kind.OURS else PROBLEM
+    assert judge_mirror(URL, Answer(kind, "1.0"), "1.0").outcome is outcome
+    assert [finding.outcome for finding in judge_peers({"a:1": Answer(kind, "")})] == [outcome]
+
+
+def test_another_version_of_fastmirror_is_fine_and_told():
+    assert "this command is 2.0" in judge_mirror(URL, Answer(Kind.OURS, "1.0"), "2.0").what
+    assert [finding.outcome for finding in judge_peers({})] == [UNSEEN]
+
+
+@pytest.mark.parametrize(
+    ("seen", "outcome"),
+    [
+        (ContentSeen("", None, error="no answer"), UNSEEN),
+        (ContentSeen("/c", None, error="Permission denied"), PROBLEM),
+        (ContentSeen("/c", (1, 2), "/c", (1, 2)), FINE),
+        (ContentSeen("/c", (1, 2), "/d", (1, 3)), PROBLEM),
+        (ContentSeen("/c", (1, 2), "/d", None, held=True), FINE),
+        (ContentSeen("/c", (1, 2), "/d", None, held=False), PROBLEM),
+        (ContentSeen("/c", (1, 2), "/d", None), UNSEEN),
+    ],
+)
+def test_the_content_directory(seen, outcome):
+    assert judge_content(seen).outcome is outcome
+
+
+@pytest.mark.parametrize(
+    ("seen", "outcome", "said"),
+    [
+        (ServedSeen(error="nothing there"), UNSEEN, "nothing there"),
+        (ServedSeen("sha256:1", 200, right=True), FINE, "right"),
+        (ServedSeen("sha256:1", 200), PROBLEM, "other bytes"),
+        (ServedSeen("sha256:1", 404), PROBLEM, "does not have"),
+        (ServedSeen("sha256:1", error="refused"), PROBLEM, "refused"),
+    ],
+)
+def test_end_to_end(seen, outcome, said):
+    finding = judge_served(seen)
+    assert finding.outcome is outcome
+    assert said in finding.what
+
+
+@pytest.mark.parametrize(("seen", "outcome"), [(True, FINE), (False, PROBLEM), (None, UNSEEN)])
+def test_the_probe(seen, outcome):
+    assert judge_probe(seen, "why", CERTS, "2.1.9").outcome is outcome
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "code"),
+    [([], Exit.FINE), ([FINE], Exit.FINE), ([FINE, UNSEEN], Exit.UNSEEN), ([UNSEEN, PROBLEM, FINE], Exit.PROBLEM)],
+)
+def test_exit_codes(outcomes, code):
+    made = [Finding("check", outcome, "what") for outcome in outcomes]
+    assert exit_of(made) is code
+
+
+def test_the_text_has_what_why_and_mend():
+    text = doctor.render([Finding("one", FINE, "good"), Finding("two", PROBLEM, "bad", "reason", "remedy")])
+    assert text.splitlines() == [
+        "ok       one: good",
+        "PROBLEM  two: bad",
+        "           why:  reason",
+        "           mend: remedy",
+    ]
