@@ -58,8 +58,10 @@ def test_what_was_late_slow_or_wrong_is_told_of_the_peer():
     given_up.slow = True
     one.ended(given_up, Received(PeerOutcome.LEFT, MIB // 2))
     one.refused(MIB, [SLOW])
+    one.convicted(SLOW)
     (told,) = one.told(101.0)["peers"]
     assert (told["late"], told["slow"], told["wrong"], told["failed"]) == (1, 1, MIB, {})
+    assert told["convicted"]
     assert one.told(101.0)["refetched"] == MIB
 
 

@@ -24,7 +24,7 @@ MIRROR = Host.parse("http://127.0.0.1:5000", "mirror")
 DIGEST = Digest.of(b"layer")
 PEER = {
     "peer": "10.0.0.2:5001", "bytes": 1 << 20, "seconds": 0.5, "rate": 1 << 21, "requests": 3,
-    "failed": {"stalled": 1}, "late": 2, "slow": 0, "wrong": 0,
+    "failed": {"stalled": 1}, "late": 2, "slow": 0, "wrong": 0, "convicted": False,
 }  # fmt: skip
 
 

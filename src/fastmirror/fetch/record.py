@@ -32,14 +32,16 @@ class Planned(Protocol):
 
 class Gave:
     """One peer's part. ``seconds`` are those in which its bodies came; ``late`` counts answers that a rival beat,
-    ``slow`` bodies that were given up because others were far faster, ``wrong`` bytes that were not right.
+    ``slow`` bodies that were given up because others were far faster, ``wrong`` bytes that were not right. One that is
+    ``convicted`` has told or sent what is wrong, and is left alone.
     """
 
-    __slots__ = ("bytes", "late", "outcomes", "requests", "seconds", "slow", "wrong")
+    __slots__ = ("bytes", "convicted", "late", "outcomes", "requests", "seconds", "slow", "wrong")
 
     def __init__(self) -> None:
         self.bytes = self.requests = self.late = self.slow = self.wrong = 0
         self.seconds = 0.0
+        self.convicted = False
         self.outcomes: Counter[PeerOutcome] = Counter()
 
     def told(self, peer: Peer) -> dict[str, Any]:
@@ -55,6 +57,7 @@ class Gave:
             "late": self.late,
             "slow": self.slow,
             "wrong": self.wrong,
+            "convicted": self.convicted,
         }
 
 
@@ -100,6 +103,10 @@ class FetchRecord:
         self._refetched += count
         for peer in peers:
             self._of(peer).wrong += count
+
+    def convicted(self, peer: Peer) -> None:
+        """A peer has told or sent what is wrong."""
+        self._of(peer).convicted = True
 
     def end(self, stage: str, now: float) -> None:
         """It is over; what was said first holds."""

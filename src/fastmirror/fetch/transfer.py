@@ -216,6 +216,7 @@ class Transfer:
         extra = {"event": "fetch.peer_convicted", "peer": str(peer), "digest": self._want.digest, "fault": fault.value}
         log.warning("a peer has told or sent what is wrong", extra=extra)
         self.convicts.add(peer)
+        self._record.convicted(peer)
         self._drivers.leave(peer)
         if self._lists is not None:
             self._lists.withdraw(peer)

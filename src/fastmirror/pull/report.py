@@ -103,6 +103,7 @@ def _peer_row(digest: str, peer: dict[str, Any]) -> tuple[str, ...]:
     slow = [f"answered late {peer['late']} times"] if peer["late"] else []
     slow += [f"given up for a faster one {peer['slow']} times"] if peer["slow"] else []
     slow += [f"{size(peer['wrong'])} wrong"] if peer["wrong"] else []
+    slow += ["told or sent what is wrong"] if peer["convicted"] else []
     rate = "-" if peer["rate"] is None else f"{size(peer['rate'])}/s"
     return digest[:19], peer["peer"], size(peer["bytes"]), rate, str(peer["requests"]), failed or "-", ", ".join(slow)
 

@@ -1,0 +1,1 @@
+"""One layer from many peers at once, over links of a known rate; see ``run.py``."""
