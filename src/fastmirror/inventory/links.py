@@ -162,6 +162,8 @@ class Links:
     def _lose(self, member: Member, why: str, now: float, source: Link | None = None) -> None:
         self.members.lose(member, State.LOST, why, now)
         member.dial_at = now + DIAL_BACKOFF[0]
+        if self._everybody_linked():
+            return  # the others see for themselves
         suspicion = m.Suspect(member.owner, member.version)
         for link in self.links.values():
             if link is not source:
@@ -191,6 +193,10 @@ class Links:
         self._soon(now)
 
     # ---- small steps
+
+    def _everybody_linked(self) -> bool:
+        """Whether this node is connected to every other one that is there."""
+        return len(self._by_owner) >= len(self.members.live)
 
     def _listed(self) -> tuple[m.Listed, ...]:
         return ((self.me, self.ledger.version), *self.members.listed())

@@ -20,6 +20,9 @@ GIVE_UP_SECONDS: Final = 1.6  # until it counts as gone
 LATE_SECONDS: Final = 0.4  # a turn this late means that we were stuck, not the others
 FULL_SECONDS: Final = 10.0
 RELAYS: Final = 6
+RELAY_SECONDS: Final = 0.02
+RELAY_SECONDS_OF_MANY: Final = 0.1
+MANY: Final = 256
 SUSPECTS: Final = 512  # of one link at once
 SUSPECTS_PER_SECOND: Final = 20.0
 CONTESTS: Final = 3  # times in a while that somebody overrules our own version, until it must be a clone
@@ -31,6 +34,8 @@ class Inventory(Topology):
     """The state machine. ``facts`` says what to do and what has happened; ``wake`` when :meth:`tick` is due."""
 
     _probe_at = 0.0
+    _passed_at = -math.inf
+    _passing: tuple[tuple[int, bytes, bytes], ...] = ()
     _round: tuple[int, ...] = ()
     _contests: tuple[float, ...] = ()
 
@@ -109,8 +114,7 @@ class Inventory(Topology):
     def _pass_on(self, source: Link, card: Card, now: float) -> None:
         if card.left:
             data = m.Bye(card).encode()
-            for link in self._relays(source, card.owner):
-                self.facts.append(Send(link.number, data))
+            self._relay(source, card.owner, data, now)
         else:
             self._tell(card.owner, now)
 
@@ -125,22 +129,33 @@ class Inventory(Topology):
             fits = member is not None and member.live and member.version == (card.version.epoch, delta.base)
             if fits and member is not None and self.members.amend(member, card, delta.add, delta.drop):
                 if not self._everybody_linked():
-                    data = delta.encode()
-                    for other in self._relays(link, card.owner):
-                        self.facts.append(Send(other.number, data))
+                    self._relay(link, card.owner, delta.encode(), now)
                 return
             self.resyncs += 1
             self._want(link, card.owner, card.version, now)
         elif not member.live:
             self._send(link, m.Suspect(card.owner, member.version))
 
-    def _relays(self, source: Link, owner: bytes) -> list[Link]:
-        """Whom to pass something on to; the others learn of it through the views."""
-        others = [link for link in self.links.values() if link is not source and link.owner != owner]
-        return others if len(others) <= RELAYS else self._dice.sample(others, RELAYS)
+    def _relay(self, source: Link, owner: bytes, data: bytes, now: float) -> None:
+        """Pass a frame on: the first at once, those that follow soon after it together."""
+        self._passing = (*self._passing, (source.number, owner, data))
+        if now >= self._passed_at + self._gather():
+            self._pass(now)
+        else:
+            self._wake_by(self._passed_at + self._gather())
 
-    def _everybody_linked(self) -> bool:
-        return len(self._by_owner) >= len(self.members.live)
+    def _gather(self) -> float:
+        return RELAY_SECONDS if len(self.members.live) <= MANY else RELAY_SECONDS_OF_MANY
+
+    def _pass(self, now: float) -> None:
+        """Send what is to be passed on to some links; the others learn of it through the views."""
+        self._passed_at = now
+        links = list(self.links.values())
+        for link in links if len(links) <= RELAYS + 1 else self._dice.sample(links, RELAYS):
+            frames = [d for source, owner, d in self._passing if source != link.number and owner != link.owner]
+            if frames:
+                self.facts.append(Send(link.number, b"".join(frames)))
+        self._passing = ()
 
     def _compare(self, link: Link, view: int) -> None:
         """Exchange whole views when two answers in a row show that they differ."""
@@ -268,6 +283,8 @@ class Inventory(Topology):
             self._flush(now)
         if now >= self._news_at:
             self._spread()
+        if self._passing and now >= self._passed_at + self._gather():
+            self._pass(now)
         self._judge(now)
         if now >= self._probe_at:
             self._probe(now)
@@ -281,6 +298,8 @@ class Inventory(Topology):
                 self._wake_by(min(link.deadline, told_at))
         for waiting in self._waiting.values():
             self._wake_by(waiting.until)
+        if self._passing:
+            self._wake_by(self._passed_at + self._gather())
 
     def _forgive(self, late: float) -> None:
         for link in self.links.values():

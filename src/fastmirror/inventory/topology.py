@@ -21,6 +21,8 @@ class Topology(Links):
     """The part of :class:`fastmirror.inventory.node.Inventory` that decides about connections."""
 
     _audit_at = 0.0
+    _chosen: set[bytes] = set()  # noqa: RUF012 - replaced, never changed
+    _chosen_of: list[bytes] | None = None  # the live nodes that it was chosen of
 
     def _step(self, now: float) -> None:
         self._step_at = now + STEP_SECONDS * self._dice.uniform(0.9, 1.1)
@@ -28,7 +30,9 @@ class Topology(Links):
         self._wanted = {owner: asked for owner, asked in self._wanted.items() if now < asked[1]}
         live = self.members.live
         full = {owner for owner in live if (one := self.members.get(owner)) and one.full_until > now}
-        picked = chosen(self.me, live, full, self.degree)
+        if full or live is not self._chosen_of:
+            self._chosen, self._chosen_of = chosen(self.me, live, full, self.degree), live
+        picked = self._chosen
         self._connect(picked, now)
         if not complete(self.degree, len(live)):
             self._thin_out(picked, now)
