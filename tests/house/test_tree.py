@@ -52,8 +52,8 @@ def test_no_function_is_longer_than_a_screen() -> None:
 
 
 def test_tests_wait_for_events_and_do_not_sleep() -> None:
-    # the kit has the polls with a deadline; the catalogue is a client that keeps to a pace
-    paced = ("tests/kit/", "tests/catalogue/")
+    # the kit has the polls with a deadline; the catalogue's client and the hostile peer keep to a pace
+    paced = ("tests/kit/", "tests/catalogue/", "tests/p2p/hostile.py")
     tests = (path for path in files(".py", below="tests/") if not name(path).startswith(paced))
     sleeping = [where for where, line in lines(tests) if re.search(r"\bsleep\((?!0\))", line)]
     assert sleeping == []

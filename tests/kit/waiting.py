@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Callable
@@ -30,3 +31,10 @@ def let_pass(seconds: float, what: str) -> None:
     if not what:
         raise ValueError("say what the time is for")
     time.sleep(seconds)
+
+
+async def pause(seconds: float, what: str) -> None:
+    """:func:`let_pass` for a test on a loop: between two looks at something, or while ``what`` goes on."""
+    if not what:
+        raise ValueError("say what the time is for")
+    await asyncio.sleep(seconds)
