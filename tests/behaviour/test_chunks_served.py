@@ -18,6 +18,7 @@ from fastmirror.chunks.checks import Checks
 from fastmirror.chunks.chunklist import ALGORITHMS, PIECE, Shape, encode
 from fastmirror.chunks.holder import ListServer
 from fastmirror.config import FetchSettings, ServeSettings
+from fastmirror.http.client import PeerClient
 from fastmirror.http.intake import Intake
 from fastmirror.http.limits import Admission
 from fastmirror.http.outcome import PeerOutcome
@@ -65,7 +66,8 @@ class Asker:
 
     def __init__(self, **settings: float) -> None:
         self.intake = Intake(2)
-        self.client = ListClient(FetchSettings(**settings), self.intake)  # type: ignore[arg-type]
+        self.peers = PeerClient(FetchSettings(**settings), self.intake)  # type: ignore[arg-type]
+        self.client = ListClient(self.peers)
         self.heard: list[bytes] = []
         self.turns = 0
 
@@ -78,7 +80,7 @@ class Asker:
         self.turns += 1
 
     async def close(self) -> None:
-        await self.client.close()
+        await self.peers.close()
         self.intake.close()
 
 
@@ -225,7 +227,7 @@ async def test_a_broken_list_has_a_name_and_what_came_before_was_told(
 ) -> None:
     with scripted(script) as peer:
         assert await asker.receive(peer) is outcome
-        await asker.client.close()
+        await asker.peers.close()
     assert asker.heard == HASHES[:told]
 
 
@@ -240,6 +242,6 @@ async def test_a_list_may_come_slowly_as_long_as_it_comes(asker: Asker) -> None:
 
     with scripted(script) as peer:
         assert await asker.receive(peer) is PeerOutcome.GOT
-        await asker.client.close()
+        await asker.peers.close()
     assert asker.heard == HASHES
     assert asker.turns > 3

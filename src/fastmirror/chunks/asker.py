@@ -6,14 +6,10 @@ import contextlib
 import os
 from collections.abc import Callable
 
-import msgspec
-
 from fastmirror.chunks.chunklist import ListReader, Shape
 from fastmirror.chunks.holder import list_target
-from fastmirror.config import FetchSettings
 from fastmirror.http.body import Landing
 from fastmirror.http.client import PeerClient
-from fastmirror.http.intake import Intake
 from fastmirror.http.outcome import PeerOutcome
 from fastmirror.http.response import Ask
 from fastmirror.oci.digest import Digest
@@ -21,14 +17,14 @@ from fastmirror.routing import Peer
 
 
 class ListClient:
-    """Asks peers for lists. Owns its connections until :meth:`close`.
+    """Asks peers for lists, over the connections of ``client``.
 
-    They are apart from those for bodies: a list comes as fast as its holder reads the content, which may be a few
-    kilobytes a second and still be well. It has to go on without a pause of ``stall_timeout`` all the same.
+    A list comes as fast as its holder reads the content, which may be a few kilobytes a second and still be well. It
+    has to go on without a pause of ``stall_timeout`` all the same.
     """
 
-    def __init__(self, settings: FetchSettings, intake: Intake) -> None:
-        self._client = PeerClient(msgspec.structs.replace(settings, min_rate=1), intake)
+    def __init__(self, client: PeerClient) -> None:
+        self._client = client
 
     async def receive(
         self, peer: Peer, digest: Digest, shape: Shape, told: Callable[[list[bytes]], object]
@@ -39,7 +35,8 @@ class ListClient:
                  content, or not all of it yet, or is older than lists. What was told before another end stays said.
         Cancel   the connection is closed; nothing more is told.
         """
-        body = await self._client.open(peer, Ask(list_target(digest, shape.algorithm), None, shape.length))
+        ask = Ask(list_target(digest, shape.algorithm), None, shape.length)
+        body = await self._client.open(peer, ask, slow=True)
         if isinstance(body, PeerOutcome):
             return body
         with contextlib.closing(body):
@@ -51,10 +48,6 @@ class ListClient:
         if not landing.good:
             return PeerOutcome.GARBLED
         return PeerOutcome.GARBLED if outcome is PeerOutcome.GOT and not landing.reader.whole else outcome
-
-    async def close(self) -> None:
-        """End all connections. Idempotent."""
-        await self._client.close()
 
 
 class _Landing:

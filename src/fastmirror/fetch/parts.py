@@ -46,7 +46,7 @@ class FetchParts:
         self.intake = Intake(INGEST_THREADS)
         self.checks = Checks(CHECK_THREADS)
         self.client = PeerClient(settings, self.intake)
-        self.lists = ListClient(settings, self.intake)
+        self.lists = ListClient(self.client)
         self.asker = PeerAsker(self.client, self.book)
         self.metrics.spool_bytes.at().follow(partial(getattr, self.room, "used"))
         for outcome in PeerOutcome:
@@ -55,6 +55,5 @@ class FetchParts:
     async def close(self) -> None:
         """End the connections and threads; fetches that run must have been ended before. Idempotent."""
         await self.client.close()
-        await self.lists.close()
         self.intake.close()
         self.checks.close()

@@ -13,6 +13,8 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
 from fastmirror import __version__
 from fastmirror.config import FetchSettings
 from fastmirror.http.body import Body, Connected
@@ -48,6 +50,7 @@ class PeerClient:
 
     def __init__(self, settings: FetchSettings, intake: Intake) -> None:
         self._settings = settings
+        self._patient = msgspec.structs.replace(settings, min_rate=1)
         self._intake = intake
         self._loop = asyncio.get_running_loop()
         self._resolver = Resolver()
@@ -91,11 +94,11 @@ class PeerClient:
         head = (f"{method} {target} HTTP/1.1", *ours, *fields)
         return ("\r\n".join(head) + "\r\n\r\n").encode("ascii")
 
-    async def open(self, address: Address, ask: Ask) -> Body | PeerOutcome:
+    async def open(self, address: Address, ask: Ask, *, slow: bool = False) -> Body | PeerOutcome:
         """GET what ``ask`` says: a body that is exactly that, or how the request ended.
 
-        Connecting takes at most ``connect_timeout``, the head then ``first_byte_timeout``. The caller closes the
-        body. Cancel: the connection is closed.
+        Connecting takes at most ``connect_timeout``, the head then ``first_byte_timeout``. A body that may be ``slow``
+        need not keep to ``min_rate``. The caller closes the body. Cancel: the connection is closed.
         """
         fields = () if ask.span is None else (f"Range: bytes={ask.span.start}-{ask.span.stop - 1}",)
         answer = await self._exchange(address, self._request("GET", address, ask.target, *fields), None)
@@ -109,7 +112,8 @@ class PeerClient:
         keep: Callable[[socket.socket], None] | None = None
         if answer.head.keep_alive:
             keep = lambda sock: self._keep(address, sock)  # noqa: E731
-        return Body(part, Connected(answer.sock, answer.rest, keep), self._intake, self._settings)
+        settings = self._patient if slow else self._settings
+        return Body(part, Connected(answer.sock, answer.rest, keep), self._intake, settings)
 
     async def close(self) -> None:
         """End all kept connections; those in use end when they are given back. Idempotent."""
