@@ -16,5 +16,8 @@ def test_a_row_that_does_not_hold_is_told() -> None:
         "virtual": "frozen in mid-body", "real": ["mid-body", "frozen"], "metric": "nothing",
         "test": "tests/none.py::test_none",
     }  # fmt: skip
-    failure_modes._row(row, 3.0, [{"case": "x in mid-body", "fault": "frozen", "gap": 0.6}], problems)
+    measured = [
+        {"case": "x in mid-body", "fault": fault, "gap": gap} for fault, gap in (("frozen", 0.6), ("healthy", 0.1))
+    ]
+    failure_modes._row(row, 3.0, measured, problems)
     assert [problem.partition(": ")[2].split()[0] for problem in problems] == ["0.256", "0.600", "its", "no", "no"]
