@@ -12,6 +12,7 @@ from fastmirror.pull.report import size
 
 _BAR: Final = 24
 _LEAST_BAR: Final = 6
+_TEXT: Final = 40  # wide enough for most, so that bars seldom change their length
 _GREEN, _PLAIN = "\x1b[32m", "\x1b[0m"
 _CLEAR: Final = "\x1b[J"  # from the cursor to the end of the screen; source: ECMA-48, ED
 
@@ -69,7 +70,7 @@ class Bars(Lines):
     def _bar(self, one: Measured, width: int) -> str:
         share = min(one.bytes / one.size, 1.0) if one.size else 0.0
         where = f"{one.kind:8} {one.digest[7:19]} "
-        text = f" {share:4.0%} {size(one.bytes)} of {size(one.size or 0)}  {size(one.rate)}/s"
+        text = f" {share:4.0%} {size(one.bytes)} of {size(one.size or 0)}  {size(one.rate)}/s".ljust(_TEXT)
         room = min(_BAR, width - len(where) - len(text) - len("[]"))
         if room < _LEAST_BAR:
             return (where + text)[:width]
