@@ -44,7 +44,7 @@ async def test_all_know_all_whatever_the_degree(cluster: Cluster, count, degree)
 
     late = Digest.of(b"late")
     routers[-1][0].advertise([late])
-    assert await knows(routers, late, {routers[-1][1]}) < 0.05 * NOISE
+    assert await knows(routers, late, {routers[-1][1]}) < 0.2 * NOISE
     routers[-1][0].withdraw([late])
     await knows(routers, late, set())
 
@@ -53,11 +53,11 @@ async def test_all_know_all_whatever_the_degree(cluster: Cluster, count, degree)
     os.kill(gone.child.pid, signal.SIGKILL)
     task.cancel()
     await asyncio.wait((task,))
-    assert await knows(routers, Digest.of(b"only 1"), set()) < 0.2 * NOISE
+    assert await knows(routers, Digest.of(b"only 1"), set()) < 0.4 * NOISE
 
     frozen, _ = routers.pop(1)
     os.kill(frozen.child.pid, signal.SIGSTOP)
-    assert await knows(routers, Digest.of(b"only 2"), set()) < 4.0 + 0.2 * NOISE
+    assert await knows(routers, Digest.of(b"only 2"), set()) < 4.0 + 0.4 * NOISE
     task = cluster.tasks.pop(frozen)
     task.cancel()
     await asyncio.wait((task,))
@@ -65,7 +65,7 @@ async def test_all_know_all_whatever_the_degree(cluster: Cluster, count, degree)
     if len(routers) > 2:
         leaver, _ = routers.pop(1)
         await leaver.leave()
-        assert await knows(routers, Digest.of(b"only 3"), set()) < 0.2 * NOISE
+        assert await knows(routers, Digest.of(b"only 3"), set()) < 0.4 * NOISE
         await cluster.stop(leaver)
 
     back = cluster.start(1, degree=degree)

@@ -141,6 +141,24 @@ def test_a_restart_is_no_clone():
     assert not node.renewed
 
 
+@pytest.mark.parametrize("goodbye", [True, False])
+@pytest.mark.parametrize(("count", "degree"), SIZES)
+def test_a_clock_that_went_back_before_a_restart_does_no_harm(count, degree, goodbye):
+    sim = joined(count, degree)
+    owner = sim.nodes[1].owner
+    if goodbye:
+        sim.leave(1)
+        sim.run(0.2)
+    else:
+        sim.kill(1)
+    sim.run(1)
+    sim._epoch = iter([0])  # epoch 0, where the others remember a later one
+    sim.start(1, {1, 2}, owner)
+    sim.join(1, 0)
+    assert sim.run_until(lambda: not sim.wrong(), 10) < 5
+    assert all(node.offered[owner] == {1, 2} for node in others(sim, 1))
+
+
 def test_a_false_suspicion_is_refuted():
     from fastmirror.inventory.messages import Suspect
 

@@ -129,9 +129,11 @@ class Links:
         if member is not None:
             member.adjacent, member.dialling, member.failed_dials = True, False, 0
             member.failure = ""
-            if member.version >= card.version and member.state is not State.LEFT:
+            have = member.version
+            if member.version == card.version:
                 self.members.revive(member, now)
-                have = member.version
+            elif member.version > card.version and not member.live:
+                self._send(link, m.Suspect(card.owner, member.version))  # its clock went back: it must overrule this
             if outbound and host:
                 self.members.met(card.owner, host, now)
         if have < card.version:

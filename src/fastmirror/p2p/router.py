@@ -287,7 +287,7 @@ class Router:
         while True:
             taken = {(m.host, m.card.router_port) for m in self.inventory.members if m.live and m.host}
             places = [place for place in await self.bootstrap.places() if place[0] in self.realm]
-            if not set(places) - self._own_places:
+            if not self.bootstrap.problem and not set(places) - self._own_places:
                 self.settled = True
             fresh = [p for p in places if p not in taken | self._own_places | self._dialling]
             for place in random.sample(fresh, min(BOOTSTRAP_DIALS, len(fresh))):
