@@ -201,3 +201,29 @@ async def test_the_lists_that_are_asked_for_are_few_whoever_many_have_the_layer(
         assert sum(len(peer.list_requests) for peer in peers) == 2
         assert_same((await read_timed(node, SMALL)).body, SMALL)
         assert sum(len(peer.list_requests) for peer in peers) == 2, "what is shown whole needs none"
+
+
+# ---- readers in several places
+
+
+@pytest.mark.parametrize("verify", ["chunked", "tail"])
+async def test_a_reader_that_begins_far_behind_does_not_wait_for_what_is_before(tmp_path: Path, verify: str) -> None:
+    start = 10 * MIB + 5
+    async with swarm(tmp_path, 2, verify=verify) as (node, peers):
+        for peer in peers:
+            peer.pace = MIB  # what comes before would take five seconds
+        wire, begin = await asyncio.to_thread(start_reading, node, LAYER, 500_000, Range=f"bytes={start}-")
+        assert_same(begin, LAYER[start : start + 500_000])
+        assert sum(peer.sent for peer in peers) < 6 * MIB
+        wire.reset()
+
+
+async def test_readers_in_many_places_are_all_served_and_bytes_come_once(tmp_path: Path) -> None:
+    async with swarm(tmp_path, 3) as (node, peers):
+        lie(peers[0], consistent)
+        places = [0, 3 * MIB, 6 * MIB + 1, 9 * MIB, len(LAYER) - 10]
+        async with asyncio.TaskGroup() as group:
+            reads = [group.create_task(node.ask(blob_target(LAYER), Range=f"bytes={at}-")) for at in places]
+        for at, read in zip(places, reads, strict=True):
+            assert_same(read.result().body, LAYER[at:])
+        assert sum(peer.sent for peer in peers) < len(LAYER) * 3 // 2

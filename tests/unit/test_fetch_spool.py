@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastmirror.fetch.spool import Spool, SpoolRoom
+from fastmirror.oci.span import Span
 from tests.kit.fetching import until
 
 
@@ -194,3 +195,32 @@ def test_no_reader_ever_sees_more_than_is_allowed(steps, withheld, end):
     finally:
         spool.release()
     assert room.used == 0
+
+
+async def test_bytes_beyond_the_frontier_may_be_read_where_they_are_shown(room: SpoolRoom):
+    spool = await room.open(1000, 100)
+    woken: list[int] = []
+    for position in (0, 500, 600):
+        spool.wait(position, position, lambda at=position: woken.append(at))
+    assert sorted(spool.waited_for()) == [0, 500, 600]
+    spool.show(Span(500, 600))
+    assert spool.begun
+    assert [spool.available(at) for at in (0, 499, 500, 599, 600)] == [0, 0, 100, 1, 0]
+    assert (woken, spool.limit) == ([500], 0)
+    spool.show(Span(850, 1000))
+    assert spool.available(850) == 50, "the last ones are withheld here too"
+    spool.advance(700)
+    assert woken == [500, 0, 600]
+    assert [spool.available(at) for at in (500, 700, 850)] == [200, 0, 50]
+    spool.spoil()
+    assert [spool.available(at) for at in (0, 500, 850)] == [-1, -1, -1]
+    spool.release()
+
+
+async def test_a_spool_of_which_something_was_shown_does_not_begin_again(room: SpoolRoom):
+    spool = await room.open(1000, 0)
+    spool.rewind()
+    spool.show(Span(500, 501))
+    with pytest.raises(AssertionError, match="never written again"):
+        spool.rewind()
+    spool.release()

@@ -81,6 +81,7 @@ class Trust:
         self._sent: dict[int, dict[Peer, bytes]] = {}
         self._held: dict[int, _Held] = {}
         self._believed = bytearray(count)
+        self._ahead: list[int] = []
         self._open: set[int] = set()  # held, and neither believed nor refused
         self._disputed: set[int] = set()  # peers say different things, and none of it is proven
         self._required: dict[int, bytes] = {}
@@ -114,6 +115,11 @@ class Trust:
     def believed(self, index: int) -> bool:
         """Whether the bytes of this piece may be shown."""
         return bool(self._believed[index])
+
+    def take_ahead(self) -> list[int]:
+        """The pieces beyond the frontier that were believed since the last call."""
+        ahead, self._ahead = self._ahead, []
+        return [index for index in ahead if index > self.frontier]
 
     def take(self) -> list[Convicted | Refused]:
         """What was ruled since the last call, in order."""
@@ -272,6 +278,7 @@ class Trust:
         self._disputed.discard(index)
         self._required.pop(index, None)
         self._believed[index] = 1
+        self._ahead.append(index)
         while self.frontier < self.count and self._believed[self.frontier]:
             self.frontier += 1
 

@@ -42,6 +42,9 @@ class Watcher(Protocol):
     def verified(self, frontier: int) -> None:
         """All bytes before it may be passed on."""
 
+    def ahead(self, span: Span) -> None:
+        """These bytes beyond the frontier may be passed on."""
+
     def refused(self, span: Span, peers: frozenset[Peer]) -> None:
         """These bytes are wrong, or not believed: they have to come again, not from ``peers`` if others have them."""
 
@@ -196,6 +199,8 @@ class Verifier:
             self._finish(False)
             return
         self._show(min(trust.frontier << PIECE_BITS, self.subject.size))
+        for index in trust.take_ahead():
+            self._show_ahead(piece_span(index, self.subject.size))
         self._pursue()
 
     def _tell(self, ruling: Convicted | Refused) -> None:
@@ -212,6 +217,10 @@ class Verifier:
             self._frontier = frontier
             self._watcher.verified(frontier)
 
+    def _show_ahead(self, span: Span) -> None:
+        if self._watcher is not None:
+            self._watcher.ahead(span)
+
     def _join(self, span: Span) -> None:
         """Without lists: how far the bytes are there without a gap."""
         start, stop = self._behind.pop(span.start, span.start), self._ahead.pop(span.stop, span.stop)
@@ -222,6 +231,7 @@ class Verifier:
         else:
             self._ahead[start] = stop
             self._behind[stop] = start
+            self._show_ahead(span)
         self._pursue()
 
     # ---- the whole

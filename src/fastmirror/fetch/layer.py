@@ -137,9 +137,9 @@ class LayerFetch:
                 self.settled.set()
             elif verdict is Verdict.WRONG:
                 self._blame()
-                if spool.limit:
+                if spool.begun:
                     spool.spoil()
-            if spool.ended or spool.limit or verdict is Verdict.BROKEN:
+            if spool.ended or spool.begun or verdict is Verdict.BROKEN:
                 return
             # Nothing of it was shown: others may still have it, and right.
             await self._abandon()
@@ -201,7 +201,7 @@ class LayerFetch:
             await transfer.abandon()
 
     def _show(self, spool: Spool) -> None:
-        if spool.limit and self.stage is Stage.SEEKING:
+        if spool.begun and self.stage is Stage.SEEKING:
             self.stage = Stage.FLOWING
             self.settled.set()
 

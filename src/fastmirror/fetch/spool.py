@@ -14,6 +14,8 @@ from collections.abc import Callable
 from typing import Final
 
 from fastmirror.errors import ConfigError
+from fastmirror.fetch.spans import SpanSet
+from fastmirror.oci.span import Span
 
 _INLINE_BYTES: Final = 8 * 1024 * 1024  # reserving more of a disk may take long enough to be worth a thread
 
@@ -68,20 +70,24 @@ class SpoolRoom:
 
 
 class Spool:
-    """One content on its way. Bytes ``[0, limit)`` may be read; ``frontier`` is how far it has come.
+    """One content on its way. Bytes ``[0, limit)`` may be read, and some beyond; ``frontier`` is how far it has come.
 
     Owned by whoever holds it: made with one hold, the file is closed by the last :meth:`release`. Invariants: nothing
-    below ``limit`` is written again; ``limit`` only grows, until :meth:`spoil` takes everything back; after ``ended``
-    nothing changes any more.
+    that may be read is written again; it only gets more, until :meth:`spoil` takes everything back; after ``ended``
+    nothing changes any more. ``begun``: some bytes may be, or could have been, read.
     """
 
-    __slots__ = ("_fd", "_holds", "_room", "_shown", "_waiting", "ended", "frontier", "limit", "size")
+    __slots__ = (
+        "_ahead", "_fd", "_holds", "_room", "_shown", "_waiting", "begun", "ended", "frontier", "limit", "size",
+    )  # fmt: skip
 
     def __init__(self, room: SpoolRoom, fd: int, size: int, withheld: int) -> None:
         self.size = size
         self.frontier = 0
         self.limit = 0
         self.ended = False
+        self.begun = False
+        self._ahead = SpanSet()
         self._shown = max(0, size - withheld)
         self._room = room
         self._fd = fd
@@ -120,11 +126,21 @@ class Spool:
         limit = min(frontier, self._shown)
         if limit > self.limit and not self.ended:
             self.limit = limit
+            self.begun = True
+            self._wake()
+
+    def show(self, span: Span) -> None:
+        """These bytes beyond the frontier are in the file and may be shown, but for those that are withheld."""
+        start, stop = span.start, min(span.stop, self._shown)
+        if start < stop and not self.ended:
+            self._ahead.add(Span(start, stop))
+            self.begun = True
             self._wake()
 
     def verify(self) -> None:
         """All bytes are there and right."""
         self.limit = self.size
+        self.begun = True
         self._end()
 
     def stop(self) -> None:
@@ -134,11 +150,12 @@ class Spool:
     def spoil(self) -> None:
         """Some byte is wrong: nothing more goes out."""
         self.limit = 0
+        self._ahead = SpanSet()
         self._end()
 
     def rewind(self) -> None:
         """Begin again at byte 0; nothing may have been shown."""
-        assert self.limit == 0, "bytes that a reader may have seen are never written again"
+        assert not self.begun, "bytes that a reader may have seen are never written again"
         self.frontier = 0
 
     def _end(self) -> None:
@@ -149,7 +166,7 @@ class Spool:
 
     def available(self, position: int) -> int:
         """How many bytes may be read from ``position``; 0: none yet; -1: there will be no more."""
-        left = self.limit - position
+        left = self.limit - position if position < self.limit else self._ahead.reach(position) - position
         if left > 0:
             return left
         return -1 if self.ended else 0

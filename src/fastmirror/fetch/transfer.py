@@ -164,7 +164,7 @@ class Transfer:
         self._sources.contributors[peer] += len(span)
         self._record.arrived(peer, len(span), self._loop.time())
         self._verifier.arrived(peer, span)
-        if self._lists is None and not self._spool.limit:
+        if self._lists is None and not self._spool.begun:
             if self._came and self._came[-1][0] == peer and self._came[-1][1].stop == span.start:
                 span = Span(self._came.pop()[1].start, span.stop)
             self._came.append((peer, span))
@@ -204,6 +204,11 @@ class Transfer:
         self._spool.advance(frontier)
         self.changed.set()
 
+    def ahead(self, span: Span) -> None:
+        """See ``Watcher.ahead``."""
+        self._spool.show(span)
+        self.changed.set()
+
     def refused(self, span: Span, peers: frozenset[Peer]) -> None:
         """See ``Watcher.refused``."""
         self._plan.reject(span, peers)
@@ -225,7 +230,7 @@ class Transfer:
     def finished(self, right: bool) -> None:
         """See ``Watcher.finished``."""
         several = len(self._sources.contributors) > 1 and self._spool.size > PIECE
-        if not right and several and self._came and self._lists is None and not self._spool.limit:
+        if not right and several and self._came and self._lists is None and not self._spool.begun:
             self._look_again()
             return
         self._end(Verdict.RIGHT if right else Verdict.WRONG)
