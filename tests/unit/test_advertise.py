@@ -15,7 +15,8 @@ from fastmirror.mirror.filters import Filters
 from fastmirror.mirror.local import Local
 from fastmirror.oci.digest import Digest
 from fastmirror.oci.reference import Reference
-from fastmirror.routing import Key
+from fastmirror.routing import Key, Peer
+from fastmirror.routing.memory import Directory, MemoryRouter
 from fastmirror.store.memory import MemoryStore
 from tests.kit.content import image, put, put_blob
 
@@ -25,10 +26,11 @@ MANIFESTS = [Digest.of(b"manifest %d" % n) for n in range(3)]
 BLOBS = [Digest.of(b"blob %d" % n) for n in range(3)]
 
 
-class Told:
+class Told(MemoryRouter):
     """A router that remembers what it was told, in order."""
 
     def __init__(self) -> None:
+        super().__init__(Peer("here", 1), Directory())
         self.said: list[tuple[str, Key]] = []
         self.now: set[Key] = set()
 
