@@ -15,7 +15,7 @@ import os
 import signal
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import uvloop
 
@@ -49,11 +49,16 @@ def routers(count: int, degree: int) -> Iterator[InventoryRouter]:
         yield InventoryRouter(start)
 
 
-async def until(condition) -> float:
+async def until(condition: Callable[[], object]) -> float:
     began = time.monotonic()
     while not condition():  # noqa: ASYNC110 - other processes
         await asyncio.sleep(0.001)
     return time.monotonic() - began
+
+
+def pid_of(router: InventoryRouter) -> int:
+    assert router.child.pid is not None
+    return router.child.pid
 
 
 async def holders(router: InventoryRouter, digest: Digest) -> int:
@@ -69,7 +74,7 @@ async def measure(nodes: int, keys: int, changes: int, degree: int) -> None:
     wanted = (nodes - 1) * keys
     known = await until(lambda: all(router.counters()["index_entries"] >= wanted for router in made))
     print(f"{nodes} nodes x {keys} keys, degree {degree}: from all listening to all known {known:.2f} s")
-    used = [cpu_seconds(router.child.pid) for router in made]
+    used = [cpu_seconds(pid_of(router)) for router in made]
     print(f"  CPU of a router process until then, imports included: {statistics.mean(used):.2f} s")
     await until(lambda: all(router.counters().get("live") == nodes - 1 for router in made))
 
@@ -99,23 +104,22 @@ async def measure(nodes: int, keys: int, changes: int, degree: int) -> None:
         f"  a look-up, us: {percentiles(times)}; {counters['index_bytes'] / counters['index_entries']:.1f} B per entry"
     )
 
-    before = [cpu_seconds(router.child.pid) for router in made]
+    before = [cpu_seconds(pid_of(router)) for router in made]
     ours = time.process_time()
     await asyncio.sleep(IDLE_SECONDS)
-    spent = [(cpu_seconds(r.child.pid) - b) / IDLE_SECONDS * 100 for r, b in zip(made, before, strict=True)]
+    spent = [(cpu_seconds(pid_of(r)) - b) / IDLE_SECONDS * 100 for r, b in zip(made, before, strict=True)]
     plane = (time.process_time() - ours) / IDLE_SECONDS * 100 / nodes
-    sizes = [rss_kib(router.child.pid) / 1024 for router in made]
+    sizes = [rss_kib(pid_of(router)) / 1024 for router in made]
     print(f"  idle, of one core: router process {statistics.mean(spent):.2f} %, data plane's part {plane:.2f} %")
     print(f"  router process, MiB resident: {statistics.mean(sizes):.1f}, most {max(sizes):.1f}")
 
     gone = []
     while len(made) > max(3, nodes - 5):
         victim = made.pop(1)
-        os.kill(victim.child.pid, signal.SIGKILL)
+        os.kill(pid_of(victim), signal.SIGKILL)
         began = time.monotonic()
         tasks[victim].cancel()
-        left = len(made) - 1
-        await until(lambda left=left: all(len(router.peers()) == left for router in made))
+        await until(lambda: all(len(router.peers()) == len(made) - 1 for router in made))
         gone.append((time.monotonic() - began) * 1000)
     print(f"  kill -9 until its keys are gone everywhere, ms: {percentiles(gone)}")
 

@@ -10,7 +10,7 @@ import hashlib
 import heapq
 import itertools
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from fastmirror.inventory.card import Card, Version
@@ -80,7 +80,7 @@ class Sim:
         self._events: list = []
         self._order = itertools.count()
         self._links = itertools.count(1)
-        self._epoch = itertools.count(1)
+        self._epoch: Iterator[int] = itertools.count(1)
 
     # ---- what a test does
 
