@@ -87,9 +87,9 @@ def test_a_fetch_whose_only_holder_dies_ends_by_fin_and_leaves_nothing(tmp_path:
             with Wire(node.registry) as wire:
                 wire.send(build_request("GET", f"/v2/a/b/blobs/{digest}"))
                 wire.fill(1_000_000)
+                peer.plan = _gone
                 for sock in list(peer._open):
                     sock.shutdown(2)
-                peer.plan = _gone
                 answer = wire.answer()
             assert answer.status == 200
             assert answer.end is End.FIN

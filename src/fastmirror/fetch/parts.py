@@ -21,6 +21,7 @@ from fastmirror.observe.metrics import FetchMetrics
 
 INGEST_THREADS: Final = max(2, min(8, os.cpu_count() or 2))
 CHECK_THREADS: Final = max(2, min(4, os.cpu_count() or 2))
+CHECK_NICE: Final = 5  # where the processor is scarce the loop goes first: others wait for it who fetch nothing
 
 
 class FetchParts:
@@ -44,7 +45,7 @@ class FetchParts:
         self.log = seen.log
         self.plan = PlanSettings()
         self.intake = Intake(INGEST_THREADS)
-        self.checks = Checks(CHECK_THREADS)
+        self.checks = Checks(CHECK_THREADS, CHECK_NICE)
         self.client = PeerClient(settings, self.intake)
         self.lists = ListClient(self.client)
         self.asker = PeerAsker(self.client, self.book)
