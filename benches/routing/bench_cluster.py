@@ -65,6 +65,20 @@ async def holders(router: InventoryRouter, digest: Digest) -> int:
     return len([holder async for holder in router.find(digest)])
 
 
+async def measure_look_ups(router: InventoryRouter, nodes: int, keys: int) -> None:
+    times = []
+    for key in range(2000):
+        digest = Digest.of(b"%d %d" % (1 + key % (nodes - 1), key % keys))
+        began = time.perf_counter_ns()
+        async for _ in router.find(digest):
+            pass
+        times.append((time.perf_counter_ns() - began) / 1000)
+    counters = router.counters()
+    print(
+        f"  a look-up, us: {percentiles(times)}; {counters['index_bytes'] / counters['index_entries']:.1f} B per entry"
+    )
+
+
 async def measure(nodes: int, keys: int, changes: int, degree: int) -> None:
     made = list(routers(nodes, degree))
     for number, router in enumerate(made):
@@ -92,17 +106,7 @@ async def measure(nodes: int, keys: int, changes: int, degree: int) -> None:
         await asyncio.sleep(0.03)
     print(f"  a new key is visible everywhere, ms: {percentiles(visible)}")
 
-    times = []
-    for key in range(2000):
-        digest = Digest.of(b"%d %d" % (1 + key % (nodes - 1), key % keys))
-        began = time.perf_counter_ns()
-        async for _ in made[0].find(digest):
-            pass
-        times.append((time.perf_counter_ns() - began) / 1000)
-    counters = made[0].counters()
-    print(
-        f"  a look-up, us: {percentiles(times)}; {counters['index_bytes'] / counters['index_entries']:.1f} B per entry"
-    )
+    await measure_look_ups(made[0], nodes, keys)
 
     before = [cpu_seconds(pid_of(router)) for router in made]
     ours = time.process_time()

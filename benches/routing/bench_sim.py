@@ -72,8 +72,8 @@ def paper(frame_ms: float, connection_ms: float, degree: int) -> None:
         received = nodes * 2000 * 8 / 2**20
         index = nodes * 2000 * 24 / 2**20
         idle = 4 * 2 * frame_ms / 10  # PING and PONG, both ways, twice a second
-        told = nodes * 10 / 60  # changes a second; above the degree they travel together, 10 times a second to 6 links
-        rollout = (told if nodes - 1 <= degree else min(told, 10.0) * 6 * 2 + told / 3) * frame_ms / 10
+        told = nodes * 10 / 60  # changes a second; above the degree they travel together, 10 times a second to 10 links
+        rollout = (told if nodes - 1 <= degree else min(told, 10.0) * 10 * 2 + told / 3) * frame_ms / 10
         row = f"  {nodes:5}  {links:5}  {join:14.1f}  {received:12.1f}  {received:9.1f}  {index:9.1f}"
         print(f"{row}  {idle:6.2f}  {rollout:9.1f}")
 

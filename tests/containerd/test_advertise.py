@@ -11,14 +11,13 @@ from fastmirror.oci.digest import Digest
 from fastmirror.oci.reference import Reference
 from fastmirror.routing import Key
 from tests.kit.containerd import Containerd
+from tests.kit.fetching import until
 from tests.kit.images import Image
 from tests.kit.listening import offer, place, pull, running
 from tests.kit.origin import Origin
-from tests.kit.waiting import NOISE
 from tests.unit.test_advertise import Told
 
 Make = Callable[..., Image]
-BOUND = 2.0 + 0.4 * NOISE
 
 
 def keys_of(image: Image) -> set[Key]:
@@ -26,12 +25,10 @@ def keys_of(image: Image) -> set[Key]:
 
 
 async def told(router: Told, there: set[Key], absent: set[Key], what: str) -> None:
-    try:
-        async with asyncio.timeout(BOUND):
-            while not (there <= router.now and not absent & router.now):  # noqa: ASYNC110 - another process changes
-                await asyncio.sleep(0.02)
-    except TimeoutError:
-        raise AssertionError(f"{what}: {there - router.now} missing, {absent & router.now} too much") from None
+    def true() -> bool:
+        return there <= router.now and not absent & router.now
+
+    await until(true, f"{what}: {there - router.now} missing, {absent & router.now} too much", 2.0)
 
 
 async def test_what_is_pulled_before_and_after_the_start_imported_and_removed_is_told_within_2_s(

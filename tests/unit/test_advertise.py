@@ -19,6 +19,7 @@ from fastmirror.routing import Key, Peer
 from fastmirror.routing.memory import Directory, MemoryRouter
 from fastmirror.store.memory import MemoryStore
 from tests.kit.content import image, put, put_blob
+from tests.kit.fetching import until
 
 TAG = Reference("reg.example", "team/app", "v1")
 OTHER = Reference("reg.example", "secret/app", "v1")
@@ -49,12 +50,6 @@ def filtered(store: MemoryStore, router: Told, **filters) -> Advertiser:
     chosen = Filters(**filters)
     local = Local(store, chosen)
     return Advertiser(store, router, local.may_serve, lambda tag: chosen.allows((tag.name,)))
-
-
-async def until(condition) -> None:
-    async with asyncio.timeout(2):  # the bound of the promise
-        while not condition():  # noqa: ASYNC110 - bounded by the time-out
-            await asyncio.sleep(0.01)
 
 
 def test_blobs_come_before_manifests_and_these_before_tags_and_all_go_in_reverse():
@@ -110,12 +105,12 @@ async def test_with_filters_exactly_what_is_served_is_told_whatever_comes_first(
         put(store, open_image, str(TAG))
         put(store, secret, str(OTHER))
         served = {*open_image.blobs, TAG}
-        await until(lambda: router.now == served)
+        await until(lambda: router.now == served, "what is served is told", 2)
         assert OTHER not in router.now
         store.untag(TAG)  # nothing says any more whose content this is
-        await until(lambda: router.now == set())
+        await until(lambda: router.now == set(), "nothing is told any more", 2)
         put(store, secret, str(TAG))  # the same content by a name that may be served
-        await until(lambda: router.now == {*secret.blobs, TAG})
+        await until(lambda: router.now == {*secret.blobs, TAG}, "it is told by its other name", 2)
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
@@ -138,7 +133,7 @@ async def test_a_store_that_does_not_answer_is_asked_again(monkeypatch):
     task = asyncio.get_running_loop().create_task(advertiser.run())
     with advertising(advertiser):
         assert router.now == set()
-        await until(lambda: router.now == {digest})
+        await until(lambda: router.now == {digest}, "it is told at last", 2)
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
