@@ -32,7 +32,7 @@ def puller(generation: Generation) -> Iterator[Containerd]:
 @pytest.fixture
 def nodes(node: Containerd, puller: Containerd, source: Origin) -> Iterator[Pair]:
     """The holder's containerd is the test's own: it may be ended."""
-    with pair(source, node, puller) as made:
+    with pair(source, node, puller, flags={"lookup_timeout": "3s"}) as made:
         yield made
 
 

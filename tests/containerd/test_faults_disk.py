@@ -28,7 +28,7 @@ def containerds(generation: Generation) -> Iterator[tuple[Containerd, Containerd
 
 @pytest.fixture
 def nodes(containerds: tuple[Containerd, Containerd], source: Origin) -> Iterator[Pair]:
-    with pair(source, *containerds) as made:
+    with pair(source, *containerds, flags={"lookup_timeout": "3s"}) as made:
         yield made
 
 

@@ -45,7 +45,7 @@ def test_a_layer_in_pieces_from_a_peer(
     containerds: tuple[Containerd, Containerd], source: Origin, fresh_image: Make, client: str
 ) -> None:
     image = fresh_image(sizes=SIZES)
-    with pair(source, *containerds) as nodes:
+    with pair(source, *containerds, flags={"lookup_timeout": "3s"}) as nodes:
         nodes.hold(image)
         nodes.origin.off()
         pulled = nodes.pull(client, image)
@@ -60,7 +60,7 @@ def test_the_setting_is_in_force(
     containerds: tuple[Containerd, Containerd], source: Origin, fresh_image: Make, client: str
 ) -> None:
     image = fresh_image(sizes=SIZES)
-    with pair(source, *containerds) as nodes:
+    with pair(source, *containerds, flags={"lookup_timeout": "3s"}) as nodes:
         nodes.publish(image)
         assert nodes.ours is not None
         nodes.ours.stop()
@@ -74,7 +74,7 @@ def test_pieces_that_are_left_early_do_not_cost_much_more_than_the_layer(
     containerds: tuple[Containerd, Containerd], source: Origin, fresh_image: Make, client: str
 ) -> None:
     image = fresh_image(sizes=SIZES)
-    with pair(source, *containerds) as nodes:
+    with pair(source, *containerds, flags={"lookup_timeout": "3s"}) as nodes:
         nodes.hold(image)
         pulled = nodes.pull(client, image)
         assert pulled, pulled

@@ -29,7 +29,7 @@ def containerds(generation: Generation) -> Iterator[tuple[Containerd, Containerd
 
 @pytest.fixture
 def nodes(containerds: tuple[Containerd, Containerd], source: Origin) -> Iterator[Pair]:
-    with pair(source, *containerds) as made:
+    with pair(source, *containerds, flags={"lookup_timeout": "3s"}) as made:
         yield made
 
 
@@ -52,7 +52,7 @@ def test_two_nodes_in_namespaces_and_the_origin_off(generation: Generation, fres
                 registry_port=5000,
                 peer_port=5001,
                 peers=[f"{other.host}:5001"],
-                flags={"resolve_tags": "true"},
+                flags={"resolve_tags": "true", "lookup_timeout": "3s"},
                 before=here.prefix,
             )
             stack.enter_context(Node(setup))
@@ -130,7 +130,7 @@ def test_tags_go_to_the_origin_and_digests_to_the_mirror_by_default(
     containerds: tuple[Containerd, Containerd], source: Origin, fresh_image: Make, client: str
 ) -> None:
     image = fresh_image()
-    with pair(source, *containerds, tags=False) as nodes:
+    with pair(source, *containerds, tags=False, flags={"lookup_timeout": "3s"}) as nodes:
         nodes.hold(image)
         pulled = nodes.pull(client, image)
         assert pulled, pulled

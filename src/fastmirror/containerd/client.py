@@ -32,7 +32,7 @@ from fastmirror.errors import StoreError, StoreUnavailable
 
 _OPTIONS: Final = [
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 2000),  # the time an attempt may take, too: a busy node needs more than 100 ms
     ("grpc.max_reconnect_backoff_ms", 2000),
     ("grpc.max_receive_message_length", 64 << 20),
     ("grpc.enable_http_proxy", 0),

@@ -22,7 +22,8 @@ LEAST_PAUSE_SECONDS: Final = 0.1
 NAMES_PAUSE_SECONDS: Final = 0.02
 RETRY_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
 # A file is renamed into place before containerd's record of it is committed, and its labels follow up to 12 ms later.
-LOOK_SECONDS: Final = (0.01, 0.02, 0.05, 0.1, 0.25, 0.6)
+# On a busy disk that commit takes its time: asked densely at first, for two seconds in all.
+LOOK_SECONDS: Final = (0.01, 0.02, 0.03, 0.05, 0.05, 0.05, 0.1, 0.1, 0.2, 0.4, 1.0)
 
 
 class Source(Protocol):
@@ -123,10 +124,10 @@ class Watch:
         due = loop.time() + SETTLE_SECONDS
         while True:
             self._dirty.clear()
-            self._looked_up.clear()
             began = loop.time()
-            content = await source.content()
             async with self._names_lock:
+                self._looked_up.clear()
+                content = await source.content()
                 images = await source.images()
                 self._compare({record.digest: record for record in content}, {image.name: image for image in images})
             await asyncio.sleep(max(LEAST_PAUSE_SECONDS, 10 * (loop.time() - began)))
@@ -141,9 +142,13 @@ class Watch:
             await self._names_dirty.wait()
             self._names_dirty.clear()
             async with self._names_lock:
-                images = await source.images()
+                images = {image.name: image for image in await source.images()}
+                content = dict(self._content)
+                if any(name not in self._images for name in images):  # its content is told of with it, not after it
+                    self._looked_up.clear()
+                    content = {record.digest: record for record in await source.content()}
                 if self._complete:
-                    self._compare(dict(self._content), {image.name: image for image in images})
+                    self._compare(content, images)
             await asyncio.sleep(NAMES_PAUSE_SECONDS)
 
     def _compare(self, content: dict[str, ContentRecord], images: dict[str, ImageRecord]) -> None:
