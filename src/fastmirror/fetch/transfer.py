@@ -108,7 +108,10 @@ class Transfer:
         self._end(Verdict.STARVED)
 
     async def close(self) -> None:
-        """End all requests and checks. Cancel: they are ended all the same."""
+        """End all requests and checks. Once only. Cancel: they are ended all the same."""
+        metrics = self._parts.metrics
+        metrics.hedges.at().inc(self._plan.hedges)
+        metrics.takeovers.at().inc(self._plan.steals)
         self._returning.cancel()
         self._verifier.close()
         try:
@@ -213,6 +216,7 @@ class Transfer:
         """See ``Watcher.refused``."""
         self._plan.reject(span, peers)
         self._record.refused(len(span), peers)
+        self._parts.metrics.refused.at().inc()
         self._drivers.wake()
 
     def convicted(self, peer: Peer, fault: Fault) -> None:

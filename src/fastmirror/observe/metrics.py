@@ -101,6 +101,9 @@ class FetchMetrics:
         self.lookup_seconds = histogram(
             "lookup_seconds", "Time to find who has some content.", result=("found", "empty")
         )
+        self.hedges = counter("hedges_total", "Requests for bytes that another peer was late with.")
+        self.takeovers = counter("takeovers_total", "Requests to slower peers that were cut in favour of quicker ones.")
+        self.refused = counter("pieces_refused_total", "Pieces from peers that were wrong, and fetched again.")
         self.mismatches = counter("digest_mismatches_total", "Contents from peers that did not have their digest.")
         self.peers = gauge(
             "peers", "Other nodes that are known, by what this node has experienced of them.", state=PEER_STATES
