@@ -31,7 +31,7 @@ cdef enum:
     RANGE_LOWAT = 131072         # unsent bytes the kernel may hold for a range: its reader often leaves early
     LINGER_SECONDS = 3           # how long input is thrown away after our FIN, so that close() sends no RST
     STALL_SECONDS = 600          # a client that takes no byte for so long is gone
-    ANSWER_LIMIT = 4096          # answers that are kept for equal requests
+    ANSWER_LIMIT = 256           # answers of at most 32 KiB that are kept for equal requests
 
 cdef char receive_buffer[RECEIVE]    # only the loop's thread receives requests
 

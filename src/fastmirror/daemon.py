@@ -148,7 +148,8 @@ class Node:
         seen = Seen()
         local = Local(store, filters, seen)
         pace, own = Pace(), _own_addresses()
-        admission = Admission(serve.max_connections, serve.max_connections_per_address, own)
+        # One for each listener: whoever fills the places of the other nodes must not keep this node's clients out.
+        admissions = [Admission(serve.max_connections, serve.max_connections_per_address, own) for _ in range(2)]
         joined = settings.fetch.peers or settings.router.joins
         elsewhere = self._build_remote(filters, seen, own, closing) if joined else None
         if self.router is not None:
@@ -156,9 +157,9 @@ class Node:
         for_clients = Mirror(local, default_registry=serve.default_registry, elsewhere=elsewhere)
         lists = self._build_lists(store, local, closing)
         for_peers = Mirror(local, default_registry=serve.default_registry, chunks=lists)
-        self.registry = Server(serve, for_clients, refusal_reply, pace=pace, admission=admission)
+        self.registry = Server(serve, for_clients, refusal_reply, pace=pace, admission=admissions[0])
         closing.push_async_callback(self.registry.close)
-        self.peer = Server(serve, for_peers, refusal_reply, pace=pace, admission=admission)
+        self.peer = Server(serve, for_peers, refusal_reply, pace=pace, admission=admissions[1])
         closing.push_async_callback(self.peer.close)
         loop = asyncio.get_running_loop()
         answer: Answer = admin.Admin(self.readiness, metrics, lambda: seen.log.told(loop.time()))
@@ -170,7 +171,7 @@ class Node:
         self.admin = Server(serve, answer, admin.refuse, pace=Pace(), admission=few)
         closing.push_async_callback(self.admin.close)
         closing.callback(store.subscribe(self._forget_answers))
-        self._measure(store, admission, {"registry": for_clients, "peer": for_peers})
+        self._measure(store, admissions, {"registry": for_clients, "peer": for_peers})
         self.registry.listen(serve.registry_addr, "registry_addr", same_node=True)
         self.peer.listen(serve.peer_addr, "peer_addr")
         self.admin.listen(serve.admin_addr, "admin_addr")
@@ -211,14 +212,14 @@ class Node:
         parts.client.token = router.token
         return router
 
-    def _measure(self, store: BlobStore, admission: Admission, mirrors: dict[str, Mirror]) -> None:
+    def _measure(self, store: BlobStore, admissions: list[Admission], mirrors: dict[str, Mirror]) -> None:
         http, pull, node = self.metrics.http, self.metrics.pull, self.metrics.node
         for name, server in (("registry", self.registry), ("peer", self.peer), ("admin", self.admin)):
             connections = server.endpoint.connections
             http.connections.at(name).follow(partial(len, connections))
             for family, counter in http.native():
                 family.at(name).follow(partial(getattr, server.stats, counter))
-        http.turned_away.at().follow(lambda: admission.turned_away)
+        http.turned_away.at().follow(lambda: sum(admission.turned_away for admission in admissions))
         for name, mirror in mirrors.items():
             for source, counter in (("local", "local"), ("peers", "elsewhere"), ("none", "missed")):
                 pull.pulls.at(source, name).follow(partial(getattr, mirror.served, counter))

@@ -245,3 +245,35 @@ async def test_what_is_not_here_is_asked_elsewhere_and_a_miss_there_is_a_404(ima
     local = mirror(Request("GET", f"/v2/x/blobs/{image.config}".encode(), None, None, True, "127.0.0.1"))
     assert isinstance(local, Reply) and local.content == CONFIG
     assert (mirror.served.local, mirror.served.elsewhere, mirror.served.missed) == (1, 1, 1)
+
+
+def test_what_the_filters_hold_back_is_not_asked_for_elsewhere_either() -> None:
+    image = Image()
+
+    class Elsewhere:
+        async def answer(self, pull: Pull, request: Request, done: object = None) -> Reply:
+            raise AssertionError("a peer without this filter would give it")
+
+    local = Local(image.store, Filters(deny=["reg.example:5000"]))
+    mirror = Mirror(local, elsewhere=Elsewhere())
+    for path in (f"blobs/{image.layer}", f"manifests/{image.manifest}"):
+        target = f"/v2/x/{path}?ns=other.example".encode()
+        reply = mirror(Request("GET", target, None, None, True, "127.0.0.1"))
+        assert isinstance(reply, Reply) and status(reply) == 404
+
+
+def test_content_with_wrong_bytes_is_not_kept_and_such_a_manifest_is_not_served(
+    image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(image.store._content, image.config, b"x" * len(CONFIG))
+    monkeypatch.setitem(image.store._content, image.manifest, image.content.replace(b"tar", b"rat"))
+    assert not image.ask(f"/v2/team/app/blobs/{image.config}").cacheable
+    assert status(image.ask(f"/v2/team/app/manifests/{image.manifest}")) == 404
+
+
+def test_disk_that_fails_under_a_small_blob_is_a_miss(image: Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("fastmirror.store.Blob.read_span", fail)
+    assert status(image.ask(f"/v2/team/app/blobs/{image.config}")) == 404

@@ -48,7 +48,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
         "127.0.0.1:5002"
     )
     default_registry: Annotated[RegistryHost, _help("registry that requests without ns= mean, such as docker.io")] = ""
-    max_connections: Annotated[Count, _help("open client connections, both listeners together")] = 2048
+    max_connections: Annotated[Count, _help("open client connections of each listener")] = 2048
     max_connections_per_address: Annotated[
         Count, _help("open connections of one remote address; this node's own addresses are exempt")
     ] = 256

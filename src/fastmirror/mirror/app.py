@@ -76,7 +76,7 @@ class Mirror:
     def _here(self, pull: Pull, request: Request) -> Reply | None:
         try:
             reply = self._local.answer(pull, request, self._local_done)
-        except StoreError as error:
+        except (StoreError, OSError) as error:
             log.warning("local content cannot be read: %s", error, extra={"event": "mirror.store_failed"})
             return None
         self.served.local += reply is not None

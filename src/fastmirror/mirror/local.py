@@ -47,7 +47,7 @@ class Local:
     def _blob(self, pull: Pull, request: Request, done: Done | None) -> Reply | None:
         digest = pull.digest
         assert digest is not None
-        if not self.may_serve(digest):
+        if self._is_withheld(pull, digest):
             return None
         blob = self._store.open(digest)
         if blob is None:
@@ -66,7 +66,8 @@ class Local:
             content = blob.read_span(start, stop)
             if len(content) != stop - start:
                 return None  # cut since it was opened: nothing was promised yet, so somebody else may serve it
-            return Reply(head, content, cacheable=span is None, done=done)
+            kept = span is None and self._may_keep(digest, content)
+            return Reply(head, content, cacheable=kept, done=done)
         finally:
             if blob is not None:
                 blob.close()
@@ -79,7 +80,7 @@ class Local:
                 return None
             digest = target.digest
         assert digest is not None
-        if not self.may_serve(digest):
+        if self._is_withheld(pull, digest):
             return None
         blob = self._store.open(digest)
         if blob is None:
@@ -88,13 +89,26 @@ class Local:
             if blob.size > MAX_BYTES:
                 return None
             content = blob.read_span(0, blob.size)
-        manifest = parse_manifest(content) if len(content) == blob.size else None
+        right = Digest.of(content, digest.algorithm) == digest
+        manifest = parse_manifest(content) if right else None
         if manifest is None:
             return None
         self._seen.sizes.learn(manifest)
         head = answers.manifest_head(Descriptor(manifest.media_type, digest, len(content)), pull.registry)
-        small = len(content) <= SMALL_BYTES
-        return Reply(head, content, cacheable=small and pull.reference is None, done=done)
+        kept = len(content) <= SMALL_BYTES and pull.reference is None and not self._filters
+        return Reply(head, content, cacheable=kept, done=done)
+
+    def _is_withheld(self, pull: Pull, digest: Digest) -> bool:
+        """Whether the filters keep this content back. Raises the 404 if it is here: then no peer is asked for it."""
+        if self.may_serve(digest):
+            return False
+        if self._store.size(digest) is not None:
+            raise pull.unknown("not one that this node serves")
+        return True
+
+    def _may_keep(self, digest: Digest, content: bytes) -> bool:
+        """Whether equal requests may get this content again without a look at the store: it is right, and for all."""
+        return not self._filters and Digest.of(content, digest.algorithm) == digest
 
     def _cut(self, digest: Digest, offset: int) -> None:
         extra = {"event": "mirror.file_cut", "digest": digest, "bytes": offset}

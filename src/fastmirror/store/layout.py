@@ -176,6 +176,12 @@ class LayoutStore:
             self._running = False
 
     def _changed(self, events: list[DirectoryEvent]) -> None:
+        try:
+            self._follow(events)
+        except (OSError, StoreError) as error:  # a disk or descriptor trouble of a moment; the next rescan looks again
+            log.warning("%s cannot be read now: %s", self.root, error, extra={"event": "store.scan_failed"})
+
+    def _follow(self, events: list[DirectoryEvent]) -> None:
         if any(isinstance(event, Rescan) for event in events):
             self._rescan()
             return
@@ -226,13 +232,18 @@ class LayoutStore:
         state = self._index_identity()
         if state == self._index_state:
             return None
-        self._index_state = state
         try:
             content = _read_index(self.root)
-            return images_of(read_roots(content or b"{}", str(self.root / "index.json")))
-        except (OSError, StoreError) as error:
+            images = images_of(read_roots(b"{}" if content is None else content, str(self.root / "index.json")))
+        except StoreError as error:
+            self._index_state = state  # it stays damaged until it is written again
             log.warning("names stay as they were: %s", error, extra={"event": "store.index_unreadable"})
             return None
+        except OSError as error:
+            log.warning("names stay as they were: %s", error, extra={"event": "store.index_unreadable"})
+            return None
+        self._index_state = state
+        return images
 
     # Writing.
 
