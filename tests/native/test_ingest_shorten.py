@@ -98,7 +98,7 @@ def test_the_rest_of_a_shortened_job_comes_from_another_peer(rig: Rig) -> None:
 def test_however_a_job_is_shortened_while_bytes_come_it_keeps_to_the_last_length_that_it_gave(
     name: str, cuts: list[int]
 ) -> None:
-    body = content(4 * MIB)
+    body, before = content(4 * MIB), threading.active_count()
     rig = Rig(PAIRS[name][0], threads=2)
     (ours, peer), file = rig.connection(), rig.file()
     job = rig.ingester.start(ours.fileno(), file, 0, len(body), None)
@@ -112,4 +112,4 @@ def test_however_a_job_is_shortened_while_bytes_come_it_keeps_to_the_last_length
     assert (job.outcome, job.received) == ("complete", told[-1])
     assert read_back(file, 0, 5 * MIB) == body[: told[-1]]
     rig.close()
-    assert threading.active_count() == 1 + sum(sender.is_alive() for sender in rig.senders)
+    assert threading.active_count() == before + sum(sender.is_alive() for sender in rig.senders)
