@@ -91,11 +91,13 @@ cdef class Ingester:
                 ``running`` counts the jobs that were started and not told yet.
     """
 
-    def __cinit__(self, int threads):
+    def __cinit__(self, int threads, int64_t rate=0):
         if not 1 <= threads <= THREADS_MAX:
             raise ValueError(f"threads must be 1 to {THREADS_MAX}, not {threads}")
+        if rate < 0:
+            raise ValueError(f"{rate} is no rate")
         self.process = getpid()
-        self.pool = fm_ingester_new(threads)
+        self.pool = fm_ingester_new(threads, rate)
         if self.pool is NULL:
             raise os_error(errno)
         self.threads = threads

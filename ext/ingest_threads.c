@@ -20,6 +20,8 @@ enum {
   TURN = 1024 * 1024, /* bytes of one job before other sockets get their turn */
   STACK = 256 * 1024, /* bytes reserved for a thread; a few KiB are touched */
   PAUSE_NS = 2000000, /* after a collect, before mere progress wakes the loop again; ends wake it at once */
+  TICK_MS = 2,         /* how long a job is held that may not receive */
+  BURST_NS = 20000000, /* of a limited rate: so much may come at once */
 };
 
 enum { ASLEEP, WAKES_SOON, WAKES_NOW };
@@ -40,6 +42,9 @@ struct fm_ingester {
   pthread_mutex_t lock; /* guards what follows and the links in the jobs; never held during I/O */
   fm_job *running;
   fm_job *ready, **ready_end;
+  fm_job *held, **held_end; /* wait for the next tick; linked like those that are ready */
+  int64_t held_ns;          /* since when the first of them waits */
+  int64_t rate, paid_ns;    /* bytes per second, 0: any; the time up to which what was received is paid for */
   fm_job *news, **news_end;
   int woken; /* what was done to `wake` since the loop collected: ASLEEP ... */
   int64_t collected_ns;
@@ -89,10 +94,19 @@ static size_t promise(fm_ingester *in, fm_job *job) {
   return (size_t)left;
 }
 
-/* The turn is over, and nothing is being received. */
+/* With the lock held, when a turn is over: nothing is being received. */
+static void account(fm_ingester *in, fm_job *job) {
+  job->promised = fm_job_received(job);
+  if (!in->rate) return;
+  int64_t earliest = now_ns() - BURST_NS;
+  if (in->paid_ns < earliest) in->paid_ns = earliest;
+  in->paid_ns += (int64_t)((double)(job->promised - job->paid) / (double)in->rate * 1e9);
+  job->paid = job->promised;
+}
+
 static void rest(fm_ingester *in, fm_job *job, int progress) {
   pthread_mutex_lock(&in->lock);
-  job->promised = fm_job_received(job);
+  account(in, job);
   int64_t wake_ns = progress ? add_news(in, job, WAKES_SOON) : 0;
   pthread_mutex_unlock(&in->lock);
   if (wake_ns) wake_loop(in, wake_ns);
@@ -110,7 +124,7 @@ static void end_job(fm_ingester *in, fm_job *job, int outcome, int error) {
   if (job->next) job->next->previous = job->previous;
   if (job->previous) job->previous->next = job->next;
   else in->running = job->next;
-  job->promised = fm_job_received(job);
+  account(in, job);
   __atomic_store_n(&job->outcome, outcome, __ATOMIC_RELEASE);
   int64_t wake_ns = add_news(in, job, WAKES_NOW);
   pthread_mutex_unlock(&in->lock);
@@ -148,9 +162,44 @@ static void arm(fm_ingester *in, fm_job *job) {
   end_job(in, job, FM_FAILED, errno);
 }
 
-/* One turn of a job that this thread holds: ends it or arms it. */
+/* The job waits for the next tick; whoever calls this does not touch it again, and calls release_held in time. */
+static void hold(fm_ingester *in, fm_job *job) {
+  pthread_mutex_lock(&in->lock);
+  if (!in->held) in->held_ns = now_ns();
+  job->next_ready = NULL;
+  *in->held_end = job;
+  in->held_end = &job->next_ready;
+  pthread_mutex_unlock(&in->lock);
+}
+
+/* Makes the held jobs ready when it is time; gives the milliseconds until then, -1 if there are none. */
+static int release_held(fm_ingester *in) {
+  pthread_mutex_lock(&in->lock);
+  int due = in->held && now_ns() - in->held_ns >= TICK_MS * 1000000;
+  int wait_ms = due ? 0 : in->held ? TICK_MS : -1;
+  if (due) {
+    *in->ready_end = in->held;
+    in->ready_end = in->held_end;
+    in->held = NULL;
+    in->held_end = &in->held;
+  }
+  pthread_mutex_unlock(&in->lock);
+  if (due) signal_fd(in->kick);
+  return wait_ms;
+}
+
+/* How many bytes a turn may receive that begins now. */
+static int64_t turn_budget(fm_ingester *in) {
+  int64_t burst = in->rate ? in->rate / (1000000000 / BURST_NS) + 1 : TURN;
+  pthread_mutex_lock(&in->lock);
+  if (in->rate && in->paid_ns > now_ns()) burst = 0;
+  pthread_mutex_unlock(&in->lock);
+  return burst < TURN ? burst : TURN;
+}
+
+/* One turn of a job that this thread holds: ends it, arms it or holds it back. */
 static void take_turn(fm_ingester *in, fm_job *job, uint8_t *buffer) {
-  int64_t before = fm_job_received(job), budget = TURN;
+  int64_t before = fm_job_received(job), budget = turn_budget(in), may = budget;
   if (job->prefix_size) {
     int error = store(job, job->prefix, job->prefix_size);
     job->prefix_size = 0;
@@ -161,7 +210,7 @@ static void take_turn(fm_ingester *in, fm_job *job, uint8_t *buffer) {
     if (left == 0) return end_job(in, job, FM_COMPLETE, 0);
     if (__atomic_load_n(&job->cancelled, __ATOMIC_ACQUIRE)) return end_job(in, job, FM_CANCELLED, 0);
     if (budget <= 0) break;
-    ssize_t n = recv(job->sock, buffer, left, MSG_DONTWAIT);
+    ssize_t n = recv(job->sock, buffer, (int64_t)left < budget ? left : (size_t)budget, MSG_DONTWAIT);
     if (n == 0) return end_job(in, job, FM_CLOSED, 0);
     if (n > 0) {
       int error = store(job, buffer, (size_t)n);
@@ -174,7 +223,8 @@ static void take_turn(fm_ingester *in, fm_job *job, uint8_t *buffer) {
     }
   }
   rest(in, job, fm_job_received(job) != before);
-  arm(in, job);
+  if (may) arm(in, job);
+  else hold(in, job);
 }
 
 /* One job that waits for its first turn, or NULL; another thread is kicked for the next one. */
@@ -194,7 +244,7 @@ static void *work(void *argument) {
   fm_ingester *in = me->ingester;
   struct epoll_event event;
   while (!__atomic_load_n(&in->stopping, __ATOMIC_ACQUIRE)) {
-    if (epoll_wait(in->epoll, &event, 1, -1) != 1) continue;
+    if (epoll_wait(in->epoll, &event, 1, release_held(in)) != 1) continue;
     fm_job *job = event.data.ptr;
     if (job) (void)__atomic_load_n(&job->watched, __ATOMIC_ACQUIRE); /* all that its last thread wrote is seen */
     else job = take_ready(in);
@@ -236,11 +286,13 @@ static int begin_threads(fm_ingester *in, int count) {
   return error;
 }
 
-fm_ingester *fm_ingester_new(int threads) {
+fm_ingester *fm_ingester_new(int threads, int64_t rate) {
   fm_ingester *in = calloc(1, sizeof *in);
   if (!in) return NULL;
   pthread_mutex_init(&in->lock, NULL);
   in->ready_end = &in->ready;
+  in->held_end = &in->held;
+  in->rate = rate;
   in->news_end = &in->news;
   in->epoll = epoll_create1(EPOLL_CLOEXEC);
   in->wake = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);

@@ -30,9 +30,10 @@ struct fm_job {
   int cancelled;
   /* under the ingester's lock */
   int64_t length;   /* written on the caller's thread only, which may read it without the lock */
+  int64_t paid;     /* bytes that count in the rate already */
   int64_t promised; /* the bytes before it are received or being received: the length is never below it */
   fm_job *previous, *next; /* all that run */
-  fm_job *next_ready;      /* those that wait for their first turn */
+  fm_job *next_ready;      /* those that wait for a turn without being armed */
   fm_job *next_news;       /* those with news */
   int has_news;
   fm_ingester *ingester; /* written by fm_ingester_start */
@@ -47,8 +48,9 @@ static inline int64_t fm_job_progress_ns(const fm_job *job) {
   return __atomic_load_n(&job->progress_ns, __ATOMIC_RELAXED);
 }
 
-/* NULL with errno set if the system refuses a thread, a descriptor or memory. */
-fm_ingester *fm_ingester_new(int threads);
+/* `rate` bytes per second are received by all jobs together at most; 0: any. NULL with errno set if the system refuses a
+ * thread, a descriptor or memory. */
+fm_ingester *fm_ingester_new(int threads, int64_t rate);
 
 /* Readable when there is something to collect: at once when a job has ended, at most every 2 ms for mere progress. */
 int fm_ingester_fd(const fm_ingester *ingester);

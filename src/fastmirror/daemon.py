@@ -37,6 +37,7 @@ from fastmirror.fetch.seen import Seen
 from fastmirror.fetch.table import FetchTable
 from fastmirror.http.limits import Admission
 from fastmirror.http.message import Answer, Reply, Request
+from fastmirror.http.paced import Paced
 from fastmirror.http.server import Server
 from fastmirror.mirror.answers import refusal_reply
 from fastmirror.mirror.app import Elsewhere, Mirror
@@ -159,7 +160,8 @@ class Node:
         for_peers = Mirror(local, default_registry=serve.default_registry, chunks=lists)
         self.registry = Server(serve, for_clients, refusal_reply, pace=pace, admission=admissions[0])
         closing.push_async_callback(self.registry.close)
-        self.peer = Server(serve, for_peers, refusal_reply, pace=pace, admission=admissions[1])
+        paced = Paced(for_peers, serve.serve_rate) if serve.serve_rate else for_peers
+        self.peer = Server(serve, paced, refusal_reply, pace=pace, admission=admissions[1])
         closing.push_async_callback(self.peer.close)
         loop = asyncio.get_running_loop()
         answer: Answer = admin.Admin(self.readiness, metrics, lambda: seen.log.told(loop.time()))

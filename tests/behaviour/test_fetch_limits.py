@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from fastmirror.errors import ConfigError
+from fastmirror.fetch.outcome import PeerOutcome
 from fastmirror.fetch.spool import SpoolRoom
 from fastmirror.oci.digest import Digest
 from tests.kit import faults
@@ -122,3 +123,16 @@ def test_a_spool_directory_that_cannot_be_written_is_named(tmp_path: Path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(ConfigError, match="spool_dir"):
         SpoolRoom(str(tmp_path / "file" / "spool"), 1000)
+
+
+async def test_all_fetches_together_keep_to_a_rate_and_no_peer_is_blamed_for_it(tmp_path: Path):
+    with FaultyPeer([LAYER, OTHER]) as one, FaultyPeer([LAYER, OTHER]) as two:
+        settings = {**SETTINGS, "stall_timeout": 0.2, "fetch_rate": 1_000_000}
+        async with fetching(tmp_path, [one.address, two.address], **settings) as node:
+            began = time.monotonic()
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(node.ask(blob_target(content))) for content in (LAYER, OTHER)]
+            assert 1.5 < time.monotonic() - began < 2.2 * NOISE
+            assert is_all(tasks[0].result(), LAYER)
+            assert is_all(tasks[1].result(), OTHER)
+            assert set(node.parts.book.outcomes) <= {PeerOutcome.GOT, PeerOutcome.LEFT}

@@ -106,7 +106,7 @@ static void check(test_case *test) {
 int main(void) {
   for (size_t i = 0; i < LENGTH; i++) body[i] = (uint8_t)(i * 2654435761u >> 13);
   for (int round = 0; round < ROUNDS; round++) {
-    fm_ingester *ingester = fm_ingester_new(4);
+    fm_ingester *ingester = fm_ingester_new(4, round % 7 == 6 ? 200 * 1000 * 1000 : 0);
     test_case *tests[JOBS];
     int ended = 0, stop_early = round % 5 == 4;
     if (!ingester) fail("new");

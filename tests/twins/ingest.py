@@ -76,8 +76,7 @@ class Job:
         if number:
             self.end("disk", number)
 
-    def turn(self) -> None:
-        budget = TURN
+    def turn(self, budget: int) -> None:
         prefix, self.prefix = self.prefix, b""
         if prefix:
             self.store(prefix)
@@ -90,7 +89,7 @@ class Job:
             if budget <= 0:
                 return None
             try:
-                data = self.sock.recv(min(left, PIECE), socket.MSG_DONTWAIT)
+                data = self.sock.recv(min(left, PIECE, budget), socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return None
             except OSError as error:
@@ -104,9 +103,13 @@ class Job:
 
 
 class Ingester:
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, rate: int = 0) -> None:
         if not 1 <= threads <= 64:
             raise ValueError(f"threads must be 1 to 64, not {threads}")
+        if rate < 0:
+            raise ValueError(f"{rate} is no rate")
+        self.rate = rate
+        self.paid = 0.0  # the time up to which what was received is paid for
         self.threads = threads
         self.epoll = select.epoll()
         self.kick = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -167,7 +170,12 @@ class Ingester:
     def turn(self, job: Job) -> bool:
         """One turn; true if there is news."""
         before, fd = job.received, job.sock.fileno()
-        job.turn()
+        budget = TURN
+        if self.rate:
+            budget = min(TURN, self.rate // 50 + 1) if self.paid <= time.monotonic() else 0
+        job.turn(budget)
+        if self.rate:
+            self.paid = max(self.paid, time.monotonic() - 0.02) + (job.received - before) / self.rate
         if job.done:
             self.epoll.unregister(fd)
             del self.jobs[fd]

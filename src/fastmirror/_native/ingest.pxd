@@ -35,7 +35,7 @@ cdef extern from "ingest_threads.h" nogil:
     int fm_job_outcome(const fm_job *job)
     int64_t fm_job_received(const fm_job *job)
     int64_t fm_job_progress_ns(const fm_job *job)
-    fm_ingester *fm_ingester_new(int threads)
+    fm_ingester *fm_ingester_new(int threads, int64_t rate)
     int fm_ingester_fd(const fm_ingester *ingester)
     int fm_ingester_start(fm_ingester *ingester, fm_job *job)
     fm_job *fm_ingester_collect(fm_ingester *ingester)

@@ -82,8 +82,10 @@ class Ingester:
     Source      epoll(7) (EPOLLONESHOT), timerfd_create(2), recv(2), pwrite(2).
     """
 
-    def __new__(cls, threads: int) -> Self:
-        """Begin 1 to 64 threads. Raises ValueError, or OSError if the system has no room for them."""
+    def __new__(cls, threads: int, rate: int = 0) -> Self:
+        """Begin 1 to 64 threads. All jobs together receive at most ``rate`` bytes per second (0: any), a fiftieth of it
+        at once. Raises ValueError, or OSError if the system has no room for the threads.
+        """
     @property
     def threads(self) -> int:
         """How many threads there are; 0 after :meth:`close`."""

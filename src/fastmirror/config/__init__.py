@@ -16,6 +16,7 @@ from fastmirror.config import check
 
 Seconds = Annotated[float, Meta(gt=0, le=86400, extra={"parse": check.seconds, "form": "seconds"})]
 Bytes = Annotated[int, Meta(ge=1, extra={"parse": check.size, "form": "bytes"})]
+Rate = Annotated[int, Meta(ge=0, extra={"parse": check.size, "form": "bytes"})]
 Count = Annotated[int, Meta(ge=1, le=1_000_000, extra={"form": "count"})]
 ListenAddress = Annotated[str, Meta(extra={"check": check.address, "form": "HOST:PORT"})]
 PeerAddress = Annotated[str, Meta(extra={"check": check.peer, "form": "HOST:PORT"})]
@@ -52,6 +53,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_connections_per_address: Annotated[
         Count, _help("open connections of one remote address; this node's own addresses are exempt")
     ] = 256
+    serve_rate: Annotated[Rate, _help("bytes a second to all other nodes together; 0: no limit")] = 0
     header_timeout: Annotated[Seconds, _help("time a request head may take to arrive")] = 10.0
     idle_timeout: Annotated[Seconds, _help("time a kept connection may be idle")] = 75.0
     early_lists: Annotated[
@@ -88,6 +90,7 @@ class FetchSettings(msgspec.Struct, frozen=True, kw_only=True):
     first_byte_timeout: Annotated[Seconds, _help("time until a peer's answer begins")] = 0.5
     stall_timeout: Annotated[Seconds, _help("time without a new byte before another peer goes on")] = 0.5
     min_rate: Annotated[Bytes, _help("bytes a second, over 5 seconds, below which another peer goes on")] = 64 * 1024
+    fetch_rate: Annotated[Rate, _help("bytes a second from all other nodes together; 0: no limit")] = 0
     max_fetches: Annotated[Count, _help("blobs fetched at the same time; more get 404")] = 64
     whole_bytes: Annotated[Bytes, _help("blobs up to this size are verified whole before the first byte goes out")] = (
         8 * 1024 * 1024

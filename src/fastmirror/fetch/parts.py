@@ -44,7 +44,7 @@ class FetchParts:
         self.handover = seen.handover
         self.log = seen.log
         self.plan = PlanSettings()
-        self.intake = Intake(INGEST_THREADS)
+        self.intake = Intake(INGEST_THREADS, settings.fetch_rate)
         self.checks = Checks(CHECK_THREADS, CHECK_NICE)
         self.client = PeerClient(settings, self.intake)
         self.lists = ListClient(self.client)

@@ -31,11 +31,14 @@ class Watcher(Protocol):
 
 
 class Intake:
-    """Runs jobs of an Ingester for watchers. Owns the ingester and its place in the loop until :meth:`close`."""
+    """Runs jobs of an Ingester for watchers, together at most at ``rate`` bytes per second (0: any).
 
-    def __init__(self, threads: int) -> None:
+    Owns the ingester and its place in the loop until :meth:`close`.
+    """
+
+    def __init__(self, threads: int, rate: int = 0) -> None:
         self._loop = asyncio.get_running_loop()
-        self._ingester = Ingester(threads)
+        self._ingester = Ingester(threads, rate)
         self._watchers: dict[Job, Watcher] = {}
         self._loop.add_reader(self._ingester.fileno(), self._collect)
 
