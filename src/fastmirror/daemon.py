@@ -212,6 +212,9 @@ class Node:
         self.readiness.watch(router.why_not_ready)
         self.metrics.router.follow(router.counters)
         parts.client.token = router.token
+        zone = self.settings.router.zone
+        if zone:
+            parts.book.far = lambda peer: router.zone(peer) not in ("", zone)
         return router
 
     def _measure(self, store: BlobStore, admissions: list[Admission], mirrors: dict[str, Mirror]) -> None:

@@ -206,3 +206,17 @@ async def test_many_layers_at_once_share_the_peers_and_leave_nothing(tmp_path: P
                 assert_same(reading.result().body, layers[number // 2])
             assert all(peer.sent > 0 for peer in peers)
             assert sum(peer.sent for peer in peers) < 2 * sum(map(len, layers))
+
+
+async def test_the_only_holder_is_asked_again_when_it_was_left_alone_long_enough(tmp_path: Path) -> None:
+    small = blob(50_000, 7)
+    with FaultyPeer([small]) as peer:
+        async with fetching(tmp_path, [peer.address], in_order=True, **SETTINGS) as node:
+            book, now = node.parts.book, asyncio.get_running_loop().time()
+            book.note(Peer(*peer.address), PeerOutcome.UNREACHABLE, now - 0.1)
+            assert (await node.ask(f"/v2/a/b/blobs/{Digest.of(small)}")).status == 404
+            assert peer.requests == [], "nobody waits for it before"
+            assert node.parts.room.used == 0
+            book.note(Peer(*peer.address), PeerOutcome.UNREACHABLE, now - 40)
+            await until(lambda: book.would_admit(Peer(*peer.address), asyncio.get_running_loop().time()), "its time")
+            assert_same((await read_timed(node, small)).body, small)

@@ -23,7 +23,7 @@ from fastmirror.routing import Holder, Peer
 DIGEST = Digest.of(b"a layer")
 OTHER = Digest.of(b"another layer")
 PEERS = [Peer(f"198.18.0.{n}", 5001) for n in range(4)]
-A, B, C, _ = PEERS
+A, B, C, D = PEERS
 
 
 # ---- handover
@@ -189,7 +189,21 @@ def test_one_that_was_left_alone_is_asked_if_nobody_else_is_there():
     assert made.ready(1, 2.0) == [B]
     book.note(B, PeerOutcome.UNREACHABLE, 2.0)
     assert made.ready(1, 2.0, [C]) == []
-    assert made.ready(1, 2.0) == [A]
+    assert made.ready(1, 2.0) == made.ready(1, 2.0) == [A], "looking changes nothing"
+    assert book.admits(A, 2.0)
+    assert made.ready(1, 2.0) == [], "it is being asked"
+
+
+def test_holders_of_other_zones_are_asked_only_if_there_are_not_enough_in_this_one():
+    book = PeerBook(far=lambda peer: peer in (A, B))
+    made = sources(Holder(A), Holder(B), Holder(C), book=book)
+    assert made.ready(1, 0.0)[0] == C
+    assert set(made.ready(1, 0.0)) == {A, B, C}, "one alone would have nobody beside it"
+    made.add(Holder(D))
+    assert set(made.ready(1, 0.0)) == {C, D}
+    assert made.ready(1, 0.0, [C, D]) == []
+    book.note(C, PeerOutcome.UNREACHABLE, 0.0)
+    assert set(made.ready(1, 0.0, [D])) == {A, B}
 
 
 def test_one_whose_bytes_were_wrong_is_not_asked_for_this_content_again():

@@ -139,7 +139,7 @@ class RouterSettings(msgspec.Struct, frozen=True, kw_only=True):
     allow_peer_id: Annotated[tuple[PeerId, ...], _help("only these nodes may take part (libp2p peer ids)")] = ()
     degree: Annotated[Degree, _help("nodes that each is connected to; up to as many all are connected to all")] = 64
     node_name: Annotated[Label, _help("this node's name as others show it; empty: the host's")] = ""
-    zone: Annotated[Label, _help("this node's zone as others show it")] = ""
+    zone: Annotated[Label, _help("this node's zone: content comes from other nodes of the same zone first")] = ""
 
     @property
     def joins(self) -> bool:

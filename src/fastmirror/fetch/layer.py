@@ -156,7 +156,7 @@ class LayerFetch:
             if peers and size is not None:
                 return size
             if peers:
-                await self._ask_size(peers[:_ASKED_FOR_SIZE])
+                await self._ask_size([peer for peer in peers[:_ASKED_FOR_SIZE] if self._parts.book.admits(peer, now)])
             elif not await self._search.more():
                 return None
 

@@ -193,14 +193,24 @@ class PeerBook:
         return record is None or (not record.open_until and now >= max(record.quarantined_until, record.paused_until))
 
     def admits(self, peer: Peer, now: float) -> bool:
-        """Like :meth:`live`, and once in a while also for a peer that was left alone long enough (half-open)."""
+        """Like :meth:`live`, and once in a while also for a peer that was left alone long enough (half-open): it is
+        asked now.
+        """
         if self.live(peer, now):
             return True
-        record = self._record(peer)
-        if now < max(record.open_until, record.probe_until, record.quarantined_until, record.paused_until):
+        if not self.would_admit(peer, now):
             return False
-        record.probe_until = now + PROBE_SECONDS
+        self._record(peer).probe_until = now + PROBE_SECONDS
         return True
+
+    def would_admit(self, peer: Peer, now: float) -> bool:
+        """What :meth:`admits` would say; nothing changes."""
+        record = self._records.get(peer)
+        return (
+            self.live(peer, now)
+            or record is None
+            or now >= max(record.open_until, record.probe_until, record.quarantined_until, record.paused_until)
+        )
 
     def trusted(self, peer: Peer, digest: Digest, now: float) -> bool:
         """Whether ``peer`` may be asked for this digest: False after wrong bytes in which it had a part."""

@@ -11,6 +11,7 @@ from fastmirror.fetch.peerbook import PeerBook
 from fastmirror.oci.digest import Digest
 from fastmirror.routing import Holder, Peer
 
+ENOUGH_NEAR: Final = 2  # with so many holders in this node's zone those in other zones are left alone
 TRIES: Final = 3  # of one peer for one content that end without all that was asked for, one after the other
 
 _MAY_COME_BACK: Final = frozenset({PeerOutcome.UNREACHABLE, PeerOutcome.STALLED, PeerOutcome.BUSY})
@@ -51,7 +52,8 @@ class Sources:
     def ready(self, size: int | None, now: float, present: Collection[Peer] = ()) -> list[Peer]:
         """Who may be asked for content of this size (None: of any) besides those that are, the best first.
 
-        One that was left alone only if nobody else is there.
+        Those of other zones only if there are not enough in this one; those that were left alone only if nobody else
+        is there.
         """
         peers = [
             peer
@@ -60,7 +62,10 @@ class Sources:
         ]
         ranked = self._book.rank(peers, self._digest, now)
         live = [peer for peer in ranked if self._book.live(peer, now)]
-        return live if live or present else [peer for peer in ranked if self._book.admits(peer, now)]
+        near = [peer for peer in live if not self._book.far(peer)]
+        if len(near) + sum(not self._book.far(peer) for peer in present) >= ENOUGH_NEAR:
+            return near
+        return live if live or present else [peer for peer in ranked if self._book.would_admit(peer, now)]
 
     def ended(self, peer: Peer, outcome: PeerOutcome, received: int) -> bool:
         """A request is over. Whether the peer may be asked for more at once; some may be later, see :meth:`ready`."""

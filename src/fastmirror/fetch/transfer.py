@@ -19,7 +19,7 @@ from fastmirror.fetch.outcome import PeerOutcome
 from fastmirror.fetch.parts import FetchParts
 from fastmirror.fetch.plan import ChunkPlan
 from fastmirror.fetch.record import FetchRecord
-from fastmirror.fetch.sources import Sources
+from fastmirror.fetch.sources import ENOUGH_NEAR, Sources
 from fastmirror.fetch.spool import Spool
 from fastmirror.http.body import Received
 from fastmirror.oci.span import Span
@@ -76,6 +76,7 @@ class Transfer:
         self._joined = 0
         self._returning = self._loop.call_later(RETURN_SECONDS, self._look_for_returned)
         self.recruit()
+        self._drivers.wake()  # also if nobody has joined: then that has to be noticed
 
     @property
     def starved(self) -> bool:
@@ -84,17 +85,20 @@ class Transfer:
 
     def recruit(self) -> None:
         """Let in who may be asked now."""
-        now = self._loop.time()
-        present = self._plan.peers
+        book, present = self._parts.book, self._plan.peers
         busy = {claim.peer for claim in self._plan.claims}
-        for peer in self._sources.ready(self._spool.size, now, present)[: max(0, MOST_PEERS - len(present))]:
-            if peer not in busy:  # of one that has left, and comes back, the old requests end first
+        joined, now = self._joined, self._loop.time()
+        ready = self._sources.ready(self._spool.size, now, present)
+        for peer in ready[: max(0, MOST_PEERS - len(present))]:
+            if peer not in busy and book.admits(
+                peer, now
+            ):  # of one that has left, and comes back, the old requests end first
                 self._joined += 1
-                book = self._parts.book
                 self._plan.join(peer, book.rate(peer), self._joined, doubted=book.doubted(peer))
             if self._lists is not None:
                 self._lists.offer(peer)
-        self._drivers.wake()
+        if self._joined > joined:
+            self._drivers.wake()
 
     def sought(self) -> None:
         """The look-up is over: no further holders will come from it."""
@@ -195,10 +199,10 @@ class Transfer:
         """See ``Crew.stepped``."""
         if self._lists is not None:
             self._lists.look()
-        if self._plan.starved:
+        if len(self._plan.peers) < ENOUGH_NEAR and not self._plan.finished:
             self.recruit()  # somebody else may have waited for a place
-            if self._plan.starved:
-                self.changed.set()
+        if self._plan.starved:
+            self.changed.set()
 
     # ---- heard from the checks
 

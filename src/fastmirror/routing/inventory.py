@@ -52,6 +52,7 @@ class InventoryRouter:
         self._nodes: dict[int, Known] = {}
         self._owners: dict[bytes, Known] = {}
         self._tokens: dict[tuple[str, int], bytes] = {}
+        self._zones: dict[Peer, str] = {}
         self._keys: set[int] = set()  # fingerprints of what is announced
         self._epoch = 0
         self._generation = 0
@@ -122,6 +123,10 @@ class InventoryRouter:
         self._rows.clear()
 
     # ---- more than a Router
+
+    def zone(self, peer: Peer) -> str:
+        """Where a peer says it is; empty if it does not say or is not known."""
+        return self._zones.get(peer, "")
 
     def token(self, peer: tuple[str, int]) -> bytes:
         """What to show to a node's peer listener; empty if it asks for nothing."""
@@ -211,6 +216,7 @@ class InventoryRouter:
         self._owners[up.owner] = self._nodes[node] = known
         if up.token:
             self._tokens[known.peer] = up.token
+        self._zones[known.peer] = up.zone
         self._index.show(node)
 
     def _forget(self, owner: bytes, known: Known) -> None:
@@ -218,6 +224,7 @@ class InventoryRouter:
         del self._owners[owner], self._nodes[known.node]
         if not any(other.peer == known.peer for other in self._owners.values()):
             self._tokens.pop(known.peer, None)
+            self._zones.pop(known.peer, None)
         self._tidy.set()
 
     async def _keep_tidy(self) -> None:
