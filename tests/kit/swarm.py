@@ -6,6 +6,7 @@ import enum
 import heapq
 import itertools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from fastmirror.fetch.claims import Claim, PlanSettings
@@ -45,13 +46,17 @@ class Swarm:
     """Runs one transfer to its end in virtual time and keeps what a reader would have seen.
 
     Every arrival is checked: bytes come once, in the order of each claim, within the claim. ``gap`` is the longest time
-    without a new byte at the frontier; ``ahead`` the most bytes that had arrived beyond it.
+    without a new byte at the frontier; ``ahead`` the most bytes that had arrived beyond it. ``wanted`` is where
+    further readers wait.
     """
 
     TICK = 0.004  # how often flowing bytes are reported
 
-    def __init__(self, size: int, peers: list[SimPeer], settings: PlanSettings | None = None) -> None:
+    def __init__(
+        self, size: int, peers: list[SimPeer], settings: PlanSettings | None = None, wanted: Iterable[int] = ()
+    ) -> None:
         self.plan = ChunkPlan(size, settings or PlanSettings())
+        self.plan.want(position for position in wanted if position < size)
         self.size = size
         self.peers = {peer.peer: peer for peer in peers}
         self.now = 0.0

@@ -265,11 +265,12 @@ some_peer = st.builds(
     st.lists(some_peer, max_size=5, unique_by=lambda peer: peer.name),
     st.floats(1e6, 1e8),
     st.floats(0.0, 1.0),
+    st.lists(st.integers(0, 48 * MIB), max_size=4),
 )
 def test_any_schedule_brings_every_byte_once_while_one_peer_is_healthy(
-    size: int, others: list[SimPeer], rate: float, joins: float
+    size: int, others: list[SimPeer], rate: float, joins: float, wanted: list[int]
 ) -> None:
-    swarm = Swarm(size, [SimPeer("healthy", rate, joins=joins), *others])
+    swarm = Swarm(size, [SimPeer("healthy", rate, joins=joins), *others], wanted=wanted)
     deadlines = (len(others) + 1) * 3 * (SETTINGS.answer_timeout + SETTINGS.stall_timeout)
     assert swarm.run() < joins + 2 * size / rate + deadlines
     assert list(swarm.written) == [Span(0, size)]
