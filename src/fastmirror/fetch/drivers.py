@@ -67,7 +67,11 @@ class Drivers:
     def leave(self, peer: Peer) -> None:
         """Ask this peer for nothing more, and end what it is asked for now."""
         for claim in self._plan.leave(peer):
-            self._end(claim, PeerOutcome.LEFT)
+            body = self._bodies.get(claim)
+            if body is not None:
+                body.end(PeerOutcome.LEFT)
+            else:
+                self._stop_asking(claim, PeerOutcome.LEFT)
         self.wake()
 
     async def close(self) -> None:
@@ -112,6 +116,8 @@ class Drivers:
             if not step.cut:
                 self._wake_at(step.again_at)
                 break
+        else:
+            self.wake()
         self._crew.stepped()
 
     def _wake_at(self, when: float | None) -> None:
@@ -140,16 +146,16 @@ class Drivers:
                 # It is not ended: the next one who needs this peer should know whether it answers at all.
                 self._doubted.add(claim)
                 self._parts.book.doubt(claim.peer)
-        elif not self._end(claim, PeerOutcome.LEFT if claim.slow else PeerOutcome.STALLED):
+            return
+        outcome, body = PeerOutcome.LEFT if claim.slow else PeerOutcome.STALLED, self._bodies.get(claim)
+        if body is None:
+            self._stop_asking(claim, outcome)
+        elif not body.give_up(outcome):
             self._plan.spare(claim, now)
 
-    def _end(self, claim: Claim, outcome: PeerOutcome) -> bool:
-        body = self._bodies.get(claim)
-        if body is not None:
-            return body.give_up(outcome)
+    def _stop_asking(self, claim: Claim, outcome: PeerOutcome) -> None:
         self._verdicts[claim] = outcome
         self._tasks[claim].cancel()
-        return True
 
     # ---- one claim
 

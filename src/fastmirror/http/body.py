@@ -110,20 +110,24 @@ class Body:
     def shorten(self, stop: int) -> int:
         """Receive only the bytes of the content before ``stop``, or a few more; gives where the body ends from now on.
 
-        Only while :meth:`receive` runs. It ends there as GOT, without a connection that could be used again.
+        It ends there as GOT, without a connection that could be used again.
         """
-        assert self._job is not None
         start = self.part.span.start
-        return start + self._job.shorten(max(0, stop - start))
+        return start + (self._job.shorten(max(0, stop - start)) if self._job is not None else 0)
 
     def give_up(self, outcome: PeerOutcome) -> bool:
         """End :meth:`receive`, soon, with this outcome; False, and nothing happens, if it is us who are late."""
-        assert self._job is not None
-        if self._waiting() and time.monotonic() - self._job.last_progress < DISK_SECONDS:
+        job = self._job
+        if job is not None and self._waiting() and time.monotonic() - job.last_progress < DISK_SECONDS:
             return False
-        self._verdict = self._verdict or outcome
-        self._job.cancel()
+        self.end(outcome)
         return True
+
+    def end(self, outcome: PeerOutcome) -> None:
+        """End :meth:`receive`, soon, with this outcome, whoever is late."""
+        if self._job is not None:
+            self._verdict = self._verdict or outcome
+            self._job.cancel()
 
     def close(self) -> None:
         """End the connection if the body was not received from it; idempotent."""
