@@ -173,6 +173,7 @@ async def test_a_peer_that_does_not_tell_its_list_is_waited_for_no_longer_than_f
         read = await read_timed(node, LAYER)
         assert_same(read.body, LAYER)
         assert 0.5 < read.seconds < 2.5 * NOISE
+        assert node.parts.book.live(Peer(*peer.address), asyncio.get_running_loop().time()), "nor is it left alone"
 
 
 async def test_strict_shows_nothing_before_all_of_it_is_right(tmp_path: Path) -> None:

@@ -74,7 +74,8 @@ class ListSearch:
         try:
             outcome = await self._parts.lists.receive(peer, self._digest, self._shape, told)
         finally:
-            self._parts.book.note(peer, outcome, self._loop.time(), body=False)
+            if outcome is not PeerOutcome.STALLED:  # it may be reading all of the content for the first time
+                self._parts.book.note(peer, outcome, self._loop.time(), body=False)
             extra = {"event": "fetch.list_ended", "digest": self._digest, "peer": str(peer), "outcome": outcome}
             log.debug("a peer's list ended", extra=extra)
             if not self._closed:

@@ -90,9 +90,8 @@ class Transfer:
         joined, now = self._joined, self._loop.time()
         ready = self._sources.ready(self._spool.size, now, present)
         for peer in ready[: max(0, MOST_PEERS - len(present))]:
-            if peer not in busy and book.admits(
-                peer, now
-            ):  # of one that has left, and comes back, the old requests end first
+            # Of one that has left, and comes back, the old requests end first.
+            if peer not in busy and book.admits(peer, now):
                 self._joined += 1
                 self._plan.join(peer, book.rate(peer), self._joined, doubted=book.doubted(peer))
             if self._lists is not None:
