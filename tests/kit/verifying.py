@@ -61,6 +61,7 @@ class Case:
         self.content = content
         self.shelf = Shelf()
         self.frontiers: list[int] = []
+        self.looks = 0
         self.refusals: list[tuple[Span, frozenset[Peer]]] = []
         self.convicts: list[tuple[Peer, Fault]] = []
         self.end: asyncio.Future[bool | int] = asyncio.get_running_loop().create_future()
@@ -82,6 +83,10 @@ class Case:
         assert not self.frontiers or span.start >= self.frontiers[-1]
         found = os.pread(self.shelf.fd, len(span), span.start)
         assert found == self.content[span.start : span.stop], "wrong bytes would be passed on"
+
+    def checked(self) -> None:
+        """See ``Watcher.checked``."""
+        self.looks += 1
 
     def verified(self, frontier: int) -> None:
         assert not self.end.done()

@@ -45,6 +45,9 @@ class Watcher(Protocol):
     def ahead(self, span: Span) -> None:
         """These bytes beyond the frontier may be passed on."""
 
+    def checked(self) -> None:
+        """All pieces that have arrived so far were looked at."""
+
     def refused(self, span: Span, peers: frozenset[Peer]) -> None:
         """These bytes are wrong, or not believed: they have to come again, not from ``peers`` if others have them."""
 
@@ -104,9 +107,15 @@ class Verifier:
         self._switching = False  # the follow was cancelled, to be begun again
         self._verdict: bool | None = None
         self._works: set[Work] = set()
+        self._sums = 0  # under way
         self._settling = False
         if not subject.size:
             self._pursue()
+
+    @property
+    def checking(self) -> bool:
+        """Whether pieces that have arrived are still being looked at; then ``Watcher.checked`` follows."""
+        return self._sums > 0
 
     @property
     def wants_list(self) -> bool:
@@ -173,6 +182,7 @@ class Verifier:
         start = first << PIECE_BITS
         span = Span(start, min(start + len(peers) * PIECE, self.subject.size))
         algorithm = self.subject.algorithm
+        self._sums += 1
         self._begin(lambda fd, told: self._checks.sum(fd, span, algorithm, told), partial(self._summed, first, peers))
 
     def _summed(self, first: int, peers: list[frozenset[Peer]], work: Sum) -> None:
@@ -182,6 +192,9 @@ class Verifier:
         for number, sources in enumerate(peers):
             self.trust.holds(first + number, work.hashes[number * step : (number + 1) * step], sources)
         self._settle()
+        self._sums -= 1
+        if not self._sums and self._watcher is not None:
+            self._watcher.checked()
 
     def _settle(self) -> None:
         """Tell what was ruled and go on; what the watcher reports meanwhile is told in the same turn."""

@@ -181,7 +181,7 @@ class LayerFetch:
         searched_at = 0
         try:
             while transfer.verdict is None:
-                if not transfer.starved:
+                if not transfer.starved or (transfer.checking and not self._search.running):
                     await transfer.changed.wait()
                     transfer.changed.clear()
                     self._show(spool)

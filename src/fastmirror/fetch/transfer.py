@@ -50,8 +50,8 @@ class Transfer:
     With an ``algorithm`` pieces are compared with chunk lists before they count as verified. Without, only the whole
     is checked; if nothing of it was shown, and it is wrong, lists are used to find out which piece and whose.
     ``received`` counts bytes, wrong ones too. ``convicts`` are peers that told or sent what is wrong. ``changed`` is
-    set when ``verdict`` or ``starved`` may have changed, and when bytes may be shown. The spool is borrowed;
-    :meth:`close` ends everything, and soon nothing holds it any more.
+    set when ``verdict``, ``starved`` or ``checking`` may have changed, and when bytes may be shown. The spool is
+    borrowed; :meth:`close` ends everything, and soon nothing holds it any more.
     """
 
     def __init__(
@@ -82,6 +82,11 @@ class Transfer:
     def starved(self) -> bool:
         """Whether nothing is under way and nobody is there who could give what is missing."""
         return self.verdict is None and self._plan.starved
+
+    @property
+    def checking(self) -> bool:
+        """Whether what has come is still being looked at: more may be shown then. ``changed`` follows."""
+        return self._verifier.checking
 
     def recruit(self) -> None:
         """Let in who may be asked now."""
@@ -213,6 +218,10 @@ class Transfer:
     def ahead(self, span: Span) -> None:
         """See ``Watcher.ahead``."""
         self._spool.show(span)
+        self.changed.set()
+
+    def checked(self) -> None:
+        """See ``Watcher.checked``."""
         self.changed.set()
 
     def refused(self, span: Span, peers: frozenset[Peer]) -> None:
