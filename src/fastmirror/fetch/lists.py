@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from fastmirror.chunks.chunklist import Algorithm, Shape
 from fastmirror.chunks.verifier import Verifier
@@ -15,10 +16,16 @@ log = logging.getLogger(__name__)
 
 
 class ListSearch:
-    """The requests for lists of one content, for its Verifier. Owns their tasks until :meth:`close`."""
+    """The requests for lists of one content, for its Verifier. Owns their tasks until :meth:`close`.
 
-    def __init__(self, verifier: Verifier, algorithm: Algorithm, parts: FetchParts) -> None:
+    ``ended`` is called after each of them.
+    """
+
+    def __init__(
+        self, verifier: Verifier, algorithm: Algorithm, parts: FetchParts, ended: Callable[[], object]
+    ) -> None:
         self._verifier = verifier
+        self._ended = ended
         self._digest = verifier.subject.digest
         self._shape = Shape(verifier.subject.size, algorithm)
         self._parts = parts
@@ -27,6 +34,11 @@ class ListSearch:
         self._known: set[Peer] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
+
+    @property
+    def running(self) -> bool:
+        """Whether a list is on its way."""
+        return bool(self._tasks)
 
     def offer(self, peer: Peer) -> None:
         """This peer has the content: it may be asked for its list. Twice is once."""
@@ -64,6 +76,7 @@ class ListSearch:
             extra = {"event": "fetch.list_failed", "digest": self._digest}
             log.error("asking for a list failed", exc_info=error, extra=extra)
         self.look()
+        self._ended()
 
     async def _receive(self, peer: Peer) -> None:
         def told(hashes: list[bytes]) -> None:

@@ -86,7 +86,7 @@ class Transfer:
     @property
     def checking(self) -> bool:
         """Whether what has come is still being looked at: more may be shown then. ``changed`` follows."""
-        return self._verifier.checking
+        return self._verifier.checking or (self._lists is not None and self._lists.running)
 
     def recruit(self) -> None:
         """Let in who may be asked now."""
@@ -139,7 +139,7 @@ class Transfer:
     def _make_verifier(self, algorithm: Algorithm | None) -> tuple[Verifier, ListSearch | None]:
         subject = Subject(self._want.digest, self._spool.size, algorithm)
         verifier = Verifier(subject, self._spool, self._parts.checks, self)
-        return verifier, None if algorithm is None else ListSearch(verifier, algorithm, self._parts)
+        return verifier, None if algorithm is None else ListSearch(verifier, algorithm, self._parts, self.changed.set)
 
     def _look_again(self) -> None:
         """Whose piece is wrong is found by lists, from those who sent them and from others."""
