@@ -163,6 +163,21 @@ def test_one_more_peer_is_asked_with_each_delay_that_passes_without_an_answer() 
     assert plan.step(1.0).start == [], "every byte belongs to the one that answered"
 
 
+@pytest.mark.parametrize(("after", "rests"), [(0.001, False), (SETTINGS.hedge_after, True)])
+def test_one_that_was_beaten_rests_only_if_it_had_the_time_to_answer(after: float, rests: bool) -> None:
+    plan = ChunkPlan(64 * MIB, SETTINGS)
+    for name in "ab":
+        plan.join(Peer(name, 1))
+    first, second = plan.step(0.0).start
+    plan.flows(second, 0.0)
+    late = SETTINGS.hedge_after
+    (rival,) = (claim for claim in plan.step(late).start if claim.start == 0)
+    assert plan.flows(first, late + after)
+    for claim in (rival, second):
+        plan.settle(claim, late + after, failed=False)
+    assert (rival.peer not in {claim.peer for claim in plan.step(late + after).start}) is rests
+
+
 def test_all_who_race_may_fail_and_the_bytes_are_free_again() -> None:
     plan = ChunkPlan(MIB, SETTINGS)
     for name in "abc":

@@ -192,6 +192,8 @@ class Drivers:
         self.wake()
 
     async def _ask(self, claim: Claim) -> Received:
+        if claim.told:  # before its first turn of the loop a rival has answered
+            return Received(PeerOutcome.LEFT, 0)
         size = self._spool.size
         span = Span(claim.start, claim.stop)
         ask = Ask(self._target, None if len(span) == size else span, size)

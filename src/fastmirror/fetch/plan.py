@@ -113,7 +113,8 @@ class ChunkPlan:
                 rival.race = [rival]
                 rival.told = True
                 rival.stop = rival.start  # its bytes are this claim's now
-                self._strike(rival.peer, now)
+                if now >= rival.began + self.settings.hedge_after:
+                    self._strike(rival.peer, now)
         return True
 
     def arrived(self, claim: Claim, position: int, now: float) -> None:

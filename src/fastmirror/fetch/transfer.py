@@ -28,7 +28,7 @@ from fastmirror.routing import Peer
 log = logging.getLogger(__name__)
 
 MOST_PEERS: Final = 16  # asked at the same time for one content; the others wait until one of them leaves
-RETURN_SECONDS: Final = 1.0  # how often it is looked whether one that was left alone is back
+RETURN_SECONDS: Final = 0.25  # how often it is looked whether one that was left alone is back
 
 
 class Verdict(enum.Enum):
