@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import socket
 from collections import defaultdict
 from collections.abc import Callable
@@ -28,7 +29,11 @@ IDLE_PER_PEER: Final = 32
 ASKING_PER_PEER: Final = 32  # HEADs at a time; with the bodies this stays below a peer's cap per address
 _RECEIVE: Final = 16 * 1024
 
+_TOLD: Final = frozenset({b"content-length", b"content-range", b"content-encoding", b"transfer-encoding"})
+
 Address = tuple[str, int]
+
+log = logging.getLogger(__name__)
 
 
 class _Answer(NamedTuple):
@@ -106,6 +111,8 @@ class PeerClient:
             return answer
         part = part_of(answer.head, ask)
         if isinstance(part, PeerOutcome):
+            if part is PeerOutcome.GARBLED:
+                log.debug("an answer is not what was asked for", extra=_described(address, ask, answer.head))
             whole = part is not PeerOutcome.GARBLED and len(answer.rest) == answer.head.length
             self._leave(address, answer, whole)
             return part
@@ -279,6 +286,13 @@ class PeerClient:
             if not kept:
                 del self._idle[address]
         self._sweeper = self._loop.call_later(IDLE_SECONDS / 2, self._sweep) if self._idle else None
+
+
+def _described(address: Address, ask: Ask, head: Head) -> dict[str, object]:
+    """What a log line says of an answer: of its fields only those that made it one to be refused."""
+    fields = {name.decode("latin-1"): head.fields[name].decode("latin-1")[:80] for name in _TOLD & head.fields.keys()}
+    peer = f"{address[0]}:{address[1]}"
+    return {"event": "http.answer_refused", "peer": peer, "status": head.status, "span": ask.span, "fields": fields}
 
 
 def _settle(future: asyncio.Future[bool], value: bool) -> None:
