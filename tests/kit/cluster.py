@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +13,10 @@ from tests.kit.process import Node, Setup
 
 _random = random.Random()
 
+# below net.ipv4.ip_local_port_range: no listener on port 0 and no client is ever given one of these
+_FIRST, _LAST = 12_000, 32_000
+_ports = itertools.count(_random.randrange(_LAST - _FIRST))
+
 
 def loopback_hosts(count: int) -> list[str]:
     """Addresses of 127.0.0.0/8 that nothing else uses: a /24 drawn at random."""
@@ -20,10 +25,14 @@ def loopback_hosts(count: int) -> list[str]:
 
 
 def free_port(host: str) -> int:
-    """A port that is free on that address now."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+    """A port that is free on that address now, and that this process has not been given before."""
+    for number in itertools.islice(_ports, _LAST - _FIRST):
+        port = _FIRST + number % (_LAST - _FIRST)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+            return port
+    raise AssertionError(f"no free port on {host}")
 
 
 @contextlib.contextmanager
