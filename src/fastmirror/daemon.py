@@ -10,10 +10,8 @@ import asyncio
 import contextlib
 import logging
 import os
-import re
 import resource
 import signal
-import socket
 import tempfile
 import time
 from collections.abc import Callable
@@ -37,6 +35,7 @@ from fastmirror.fetch.seen import Seen
 from fastmirror.fetch.table import FetchTable
 from fastmirror.http.limits import Admission
 from fastmirror.http.message import Answer, Reply, Request
+from fastmirror.http.own import leads_here, own_addresses
 from fastmirror.http.paced import Paced
 from fastmirror.http.server import Server
 from fastmirror.mirror.answers import refusal_reply
@@ -148,21 +147,22 @@ class Node:
         filters = Filters(settings.stores.allow, settings.stores.deny)
         seen = Seen()
         local = Local(store, filters, seen)
-        pace, own = Pace(), _own_addresses()
+        pace, own = Pace(), own_addresses()
         # One for each listener: whoever fills the places of the other nodes must not keep this node's clients out.
         admissions = [Admission(serve.max_connections, serve.max_connections_per_address, own) for _ in range(2)]
+        lists = self._build_lists(store, local, closing)
+        for_peers = Mirror(local, default_registry=serve.default_registry, chunks=lists)
+        paced = Paced(for_peers, serve.serve_rate) if serve.serve_rate else for_peers
+        self.peer = Server(serve, paced, refusal_reply, pace=pace, admission=admissions[1])
+        closing.push_async_callback(self.peer.close)
+        self.peer.listen(serve.peer_addr, "peer_addr")  # first: where it is says which of the peers is this node
         joined = settings.fetch.peers or settings.router.joins
         elsewhere = self._build_remote(filters, seen, own, closing) if joined else None
         if self.router is not None:
             self.advertiser = Advertiser(store, self.router, *_judges(local, filters))
         for_clients = Mirror(local, default_registry=serve.default_registry, elsewhere=elsewhere)
-        lists = self._build_lists(store, local, closing)
-        for_peers = Mirror(local, default_registry=serve.default_registry, chunks=lists)
         self.registry = Server(serve, for_clients, refusal_reply, pace=pace, admission=admissions[0])
         closing.push_async_callback(self.registry.close)
-        paced = Paced(for_peers, serve.serve_rate) if serve.serve_rate else for_peers
-        self.peer = Server(serve, paced, refusal_reply, pace=pace, admission=admissions[1])
-        closing.push_async_callback(self.peer.close)
         loop = asyncio.get_running_loop()
         answer: Answer = admin.Admin(self.readiness, metrics, lambda: seen.log.told(loop.time()))
         if isinstance(self.router, InventoryRouter):
@@ -175,7 +175,6 @@ class Node:
         closing.callback(store.subscribe(self._forget_answers))
         self._measure(store, admissions, {"registry": for_clients, "peer": for_peers})
         self.registry.listen(serve.registry_addr, "registry_addr", same_node=True)
-        self.peer.listen(serve.peer_addr, "peer_addr")
         self.admin.listen(serve.admin_addr, "admin_addr")
 
     def _build_lists(self, store: BlobStore, local: Local, closing: contextlib.AsyncExitStack) -> ListServer:
@@ -196,14 +195,20 @@ class Node:
         if self.settings.router.joins:
             self.router = self._join(parts)
         else:
-            here = check.address(self.settings.serve.peer_addr).port
-            peers = [Peer(*check.peer(text)) for text in settings.peers]
-            others = [peer for peer in peers if not (peer.port == here and peer.host in own)]
-            self.router = StaticRouter(others, parts.asker, settings.lookup_timeout)
+            self.router = StaticRouter(self._other_nodes(own), parts.asker, settings.lookup_timeout)
         closing.push_async_callback(self.router.close)
         table = FetchTable(parts, self.router)
         closing.push_async_callback(table.close)
         return Timed(Remote(table, filters), self.metrics.pull)
+
+    def _other_nodes(self, own: frozenset[str]) -> list[Peer]:
+        """The nodes of ``peers`` without this one, which a list that all nodes are given contains."""
+        given = [check.peer(text) for text in self.settings.fetch.peers]
+        selves = [text for text in given if leads_here(text, self.peer.addresses, own)]
+        if selves:
+            details = {"event": "daemon.self_left_out", "peers": [str(text) for text in selves]}
+            log.info("of the peers given, this node itself is left out", extra=details)
+        return [Peer(*text) for text in given if text not in selves]
 
     def _join(self, parts: FetchParts) -> InventoryRouter:
         if find_spec("libp2p") is None:  # found, not loaded: the router process does that
@@ -249,7 +254,7 @@ class Node:
                 "peer": self.peer.addresses[0],
                 "admin": self.admin.addresses[0],
                 "store": self.settings.stores.store,
-                "peers": len(self.settings.fetch.peers),
+                "peers": len(self.router.peers()) if isinstance(self.router, StaticRouter) else 0,
             },
         )
 
@@ -357,18 +362,6 @@ def _open_containerd(settings: Settings, address: check.StoreAddress, readiness:
 
 def _why_unreadable(text: str, blobs: Path) -> str | None:
     return None if os.access(blobs, os.R_OK | os.X_OK) else f"store {text}: its blobs cannot be read"
-
-
-def _own_addresses() -> frozenset[str]:
-    """The addresses of this node as of now. Source: proc(5), /proc/net/fib_trie and /proc/net/if_inet6."""
-    found = set()
-    with contextlib.suppress(OSError):
-        table = Path("/proc/net/fib_trie").read_text()
-        found.update(re.findall(r"\|-- ([0-9.]+)\n\s+/32 host LOCAL", table))
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/net/if_inet6").read_text().splitlines():
-            found.add(socket.inet_ntop(socket.AF_INET6, bytes.fromhex(line.split()[0])))
-    return frozenset(found)
 
 
 def _raise_file_limit() -> None:

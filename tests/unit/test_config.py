@@ -108,18 +108,20 @@ def test_whole_numbers_may_come_as_floats_because_helm_writes_them_so(tmp_path):
 
 
 WRONG_VALUES = [
-    ("stall_timeout", "-1", "`float` > 0"), ("stall_timeout", "abc", "seconds"), ("stall_timeout", "nan", "> 0"),
-    ("stall_timeout", "inf", "<= 86400"), ("stall_timeout", "", "seconds"), ("max_fetches", "0", ">= 1"),
+    ("stall_timeout", "-1", "or 500ms, more than 0, not"), ("stall_timeout", "abc", "seconds"),
+    ("stall_timeout", "nan", "more than 0"), ("stall_timeout", "inf", "at most 86400,"),
+    ("stall_timeout", "", "seconds"), ("max_fetches", "0", "whole number, at least 1,"),
     ("max_fetches", "many", "whole number"), ("whole_bytes", "8 MB", "bytes"), ("log_level", "loud", "debug, info"),
     ("registry_addr", "5000", "HOST:PORT"), ("registry_addr", ":5000", "0.0.0.0:5000"),
     ("registry_addr", "::1:5000", "[::1]:5000"), ("registry_addr", "h:65536", "65535"),
     ("peer_addr", "a b:1", "HOST:PORT"), ("peers", "a:0", "peer listener"), ("peers", "a", "HOST:PORT"),
+    ("peers", "0.0.0.0:5001", "every address"), ("peers", "[0::0]:5001", "every address"),
     ("store", "./data", "oci:./data"), ("store", "s3:bucket", "oci:DIR"), ("store", "oci:", "directory"),
     ("store", "", "at least one"), ("default_registry", "https://docker.io", "host"),
     ("resolve_tags", "perhaps", "true or false"), ("allow", "https://docker.io", "scheme"),
     ("deny", "registry.example/Team", "lower case"), ("bootstrap", "node-a", "dns:NAME:PORT"),
     ("bootstrap", "http://", "URL"), ("bootstrap", "dns:n:0", "port 0"), ("peer_cidr", "10.0.0.0/33", "10.0.0.0/8"),
-    ("allow_peer_id", "QmNotOurs", "12D3KooW"), ("degree", "3", ">= 4"), ("node_name", "caf\u00e9", "ASCII"),
+    ("allow_peer_id", "QmNotOurs", "12D3KooW"), ("degree", "3", "at least 4"), ("node_name", "caf\u00e9", "ASCII"),
     ("router", "dht", "auto, libp2p, static"),
 ]  # fmt: skip
 

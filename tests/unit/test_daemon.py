@@ -119,15 +119,28 @@ def test_what_a_part_raised_is_logged_with_its_place_and_raised_again(monkeypatc
     assert '"event":"daemon.part_failed"' in capfd.readouterr().err
 
 
-async def test_a_node_does_not_ask_itself_when_all_nodes_are_given_the_same_list(tmp_path):
-    port = free_port("127.0.0.1")
-    mine, other = f"127.0.0.1:{port}", f"127.0.0.9:{port}"
-    listeners = ServeSettings(registry_addr=ANY, peer_addr=mine, admin_addr=ANY)
-    node = daemon.Node(Settings(serve=listeners, fetch=FetchSettings(peers=(mine, other), spool_dir=str(tmp_path))))
+@pytest.mark.parametrize(
+    ("host", "given", "asked"),
+    [
+        ("127.0.0.1", ["127.0.0.1", "127.0.0.9"], ["127.0.0.9"]),
+        ("127.0.0.9", ["127.0.0.1", "127.0.0.9"], ["127.0.0.1"]),
+        ("0.0.0.0", ["127.0.0.1", "127.0.0.9", "192.0.2.1", "node-a"], ["192.0.2.1", "node-a"]),
+    ],
+)
+async def test_a_node_leaves_only_itself_out_of_a_list_that_all_nodes_are_given(tmp_path, caplog, host, given, asked):
+    caplog.set_level(logging.INFO, "fastmirror")
+    port = free_port(host)
+    listeners = ServeSettings(registry_addr=ANY, peer_addr=f"{host}:{port}", admin_addr=ANY)
+    fetch = FetchSettings(peers=tuple(f"{name}:{port}" for name in given), spool_dir=str(tmp_path))
+    node = daemon.Node(Settings(serve=listeners, fetch=fetch))
     async with contextlib.AsyncExitStack() as closing:
         node._build(MemoryStore(), closing)
+        node._say_serving()
         assert node.router is not None
-        assert [str(peer) for peer in node.router.peers()] == [other]
+        assert [str(peer) for peer in node.router.peers()] == [f"{name}:{port}" for name in asked]
+    told = {getattr(record, "event", ""): record for record in caplog.records}
+    assert told["daemon.serving"].peers == len(asked)
+    assert set(told["daemon.self_left_out"].peers) == {f"{name}:{port}" for name in given if name not in asked}
 
 
 @pytest.mark.parametrize(
@@ -138,7 +151,3 @@ def test_content_on_its_way_goes_to_the_disk_of_the_first_layout(tmp_path, store
     stores = StoreSettings(store=(store.format(tmp_path),))
     chosen = daemon._spool_directory(Settings(stores=stores, fetch=FetchSettings(spool_dir=spool_dir)))
     assert chosen == where.format(tmp_path)
-
-
-def test_the_nodes_own_addresses_are_known():
-    assert "127.0.0.1" in daemon._own_addresses()

@@ -71,6 +71,8 @@ def peer(text: str) -> Address:
     found = address(text)
     if found.port == 0:
         raise ValueError("expected HOST:PORT of another node's peer listener; port 0 cannot be connected to")
+    if found.host in ("0.0.0.0", "::"):
+        raise ValueError("expected HOST:PORT of another node's peer listener; such a host means every address of one")
     return found
 
 

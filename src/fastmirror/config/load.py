@@ -29,7 +29,10 @@ _FORMS: Final = {
     "bytes": "bytes, such as 1048576 or 1MiB",
     "count": "a whole number",
     "true/false": "true or false",
+    "nodes": "a whole number",
 }
+_LIMIT: Final = re.compile(r"Expected `(?:int|float)` (>=|<=|>|<) (\S+)")
+_WORDS: Final = {">": "more than", ">=": "at least", "<": "less than", "<=": "at most"}
 
 
 class Origin(NamedTuple):
@@ -192,6 +195,8 @@ def _wanted(field: Field, error: msgspec.ValidationError) -> str:
     if field.many:
         return f"expected a list of {field.form}"
     message = str(error)
+    if limit := _LIMIT.match(message):
+        return f"expected {_FORMS.get(field.form, 'a number')}, {_WORDS[limit[1]]} {limit[2].removesuffix('.0')}"
     if "got" in message and field.form in _FORMS:
         return f"expected {_FORMS[field.form]}"
     return message[:1].lower() + message[1:]
