@@ -119,8 +119,8 @@ class _Pull:
             async with asyncio.TaskGroup() as group:
                 for child in manifest.children:
                     group.create_task(limited(child))
-        except* (PullFailed, FastmirrorError, OSError) as errors:
-            raise errors.exceptions[0] from None
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
         self.store.tag(self.reference, target)
 
     async def _resolve(self) -> Descriptor:

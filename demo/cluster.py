@@ -40,9 +40,11 @@ class Node:
     async def start(self) -> None:
         """Start the process and wait until it serves. Raises NodeFailed; cancelled: it is stopped by :meth:`stop`."""
         self.store.mkdir(parents=True, exist_ok=True)
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("FASTMIRROR_")}
+        silent = asyncio.subprocess.DEVNULL
         with self.log.open("wb") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *self._command(), stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                *self._command(), stdin=silent, stdout=log, stderr=log, env=environment, start_new_session=True
             )
         bound = await self._serving()
         self.registry = _address(bound["registry"])
@@ -131,8 +133,10 @@ class Cluster:
                 for node in self.nodes.values():
                     node.empty()
                     group.create_task(node.start())
-        except BaseException:
+        except BaseException as error:
             await self._stop()
+            if isinstance(error, BaseExceptionGroup):
+                raise error.exceptions[0] from None
             raise
         return self
 

@@ -102,7 +102,7 @@ class Supervisor:
 
 
 def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # prctl(2)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # prctl(2); a stuck one heeds nothing less
 
 
 def supervise(arguments: Sequence[str]) -> int:

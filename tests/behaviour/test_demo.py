@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from demo import cluster
 from tests.kit.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,6 +75,17 @@ def test_demo_pulls_from_nodes_through_a_death_and_without_the_origin(tmp_path: 
     assert "12 blobs on the nodes' disks were read again: every digest is right" in done.stdout
     assert "\r" not in done.stdout, "carriage returns are for terminals"
     assert not _processes(tmp_path)
+
+
+async def test_a_node_of_the_demo_that_does_not_start_is_told_with_what_it_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [sys.executable, "-c", "import os; raise SystemExit(os.environ.get('FASTMIRROR_APT', 'no luck'))"]
+    monkeypatch.setattr(cluster.Node, "_command", lambda node: command)
+    monkeypatch.setenv("FASTMIRROR_APT", "no")
+    with pytest.raises(cluster.NodeFailed, match="did not start: no luck"):
+        async with cluster.Cluster("AB", tmp_path, 1e6):
+            pass
 
 
 def test_demo_fails_when_the_origin_lies_about_one_byte(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.kit.cluster import free_port
-from tests.kit.process import Log, environment
+from tests.kit.process import Log, children, destroy, environment
 from tests.kit.waiting import eventually
-from tests.kit.wire import ask
+from tests.kit.wire import NoAnswer, ask
 
 
 class Supervised:
@@ -40,11 +40,10 @@ class Supervised:
 
     @property
     def child(self) -> int | None:
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return int(children[0]) if children else None
+        return next(iter(children(self.process.pid)), None)
 
     def answers(self) -> bool:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, NoAnswer):
             return ask(("127.0.0.1", self.port), "GET", "/v2/").status == 200
         return False
 
@@ -62,8 +61,7 @@ def supervised(tmp_path: Path) -> Iterator[Supervised]:
         eventually(running.answers, "it answers", 20)
         yield running
     finally:
-        running.process.kill()
-        running.process.wait()
+        destroy(running.process)
         running.log.join()
         assert running.process.stderr is not None
         running.process.stderr.close()
@@ -95,8 +93,12 @@ def test_sigterm_ends_both_with_the_exit_code_of_the_process(supervised: Supervi
     assert supervised.log.wait("daemon.ended")
 
 
-def test_a_supervisor_that_is_killed_takes_the_process_with_it(supervised: Supervised) -> None:
+@pytest.mark.parametrize("stuck", [False, True])
+def test_a_supervisor_that_is_killed_takes_the_process_with_it(supervised: Supervised, stuck: bool) -> None:
     child = supervised.child
+    assert child is not None
+    if stuck:
+        os.kill(child, signal.SIGSTOP)
     supervised.process.kill()
     supervised.process.wait()
     eventually(lambda: not supervised.answers(), "nothing answers", 20)

@@ -21,6 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tests.kit.process import environment
 from tests.kit.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -250,8 +251,7 @@ def _unmount(directory: Path) -> None:
 
 
 def _environment() -> dict[str, str]:
-    path = os.pathsep.join(filter(None, (str(ROOT / "src"), os.environ.get("PYTHONPATH", ""))))
-    return {**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "ignore"}
+    return {**environment(), "PYTHONWARNINGS": "ignore"}
 
 
 def _config(node: Containerd, settings: str) -> str:

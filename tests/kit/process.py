@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -125,6 +126,24 @@ def environment() -> dict[str, str]:
     return {**kept, "PYTHONPATH": os.pathsep.join(filter(None, (*_PATHS, kept.get("PYTHONPATH", ""))))}
 
 
+def children(pid: int) -> list[int]:
+    """The processes that this one has started; none if it is gone. Source: proc(5), /proc/pid/task/tid/children."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def destroy(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL for a process and its children, stopped ones too; returns when the process is gone. Idempotent."""
+    orphans = children(process.pid) if process.poll() is None else []
+    process.kill()
+    process.wait(10)
+    for orphan in orphans:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(orphan, signal.SIGKILL)
+
+
 class Node:
     """A running ``fastmirror serve``. Owned by a ``with`` block, which stops it and checks its exit and its log.
 
@@ -147,8 +166,7 @@ class Node:
         try:
             serving = self.log.wait("daemon.serving")
         except AssertionError:
-            self._process.kill()
-            self._end()
+            self._destroy()
             raise
         self.registry: Address = parse_address(serving["registry"])
         self.peer: Address = parse_address(serving["peer"])
@@ -158,20 +176,22 @@ class Node:
         return self
 
     def __exit__(self, kind: object, *exc: object) -> None:
+        code = 0
+        try:
+            if kind is None and self.alive:
+                code = self.stop()
+        finally:
+            self._destroy()
         if kind is not None:
-            self._process.kill()
-            self._end()
             return
-        if self._process.poll() is None:
-            code = self.stop()
-            assert code == 0, f"exit code {code} after SIGTERM: " + "\n".join(self.log.lines[-20:])
-        self._end()
+        assert code == 0, f"exit code {code} after SIGTERM: " + "\n".join(self.log.lines[-20:])
         assert not self.log.problems(self.expected), self.log.problems(self.expected)
 
-    def _end(self) -> None:
-        self._process.wait(10)
+    def _destroy(self) -> None:
+        """End what still runs of it; its stderr is closed once nobody can write there, since that waits for the log."""
+        destroy(self._process)
         self.log.join()
-        if self._process.stderr is not None:
+        if self.log.ended and self._process.stderr is not None:
             self._process.stderr.close()
 
     def ask(self, method: str, target: str, **fields: str) -> Answer:
@@ -202,15 +222,14 @@ class Node:
         return self.wait(seconds)
 
     def kill(self) -> None:
-        """SIGKILL; returns when the process is gone."""
-        self._process.kill()
-        self.wait()
+        """SIGKILL; returns when the process is gone, and its log has ended."""
+        destroy(self._process)
+        self.log.join()
 
     @property
     def child(self) -> int | None:
         """The serving process of a supervised node."""
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        return int(children[0]) if children else None
+        return next(iter(children(self.pid)), None)
 
     @property
     def alive(self) -> bool:

@@ -159,6 +159,7 @@ def test_variables_of_kubernetes_services_and_of_the_build_are_no_settings():
         "FASTMIRROR_SERVICE_HOST": "10.0.0.1", "FASTMIRROR_SERVICE_PORT": "5000", "FASTMIRROR_SERVICE_PORT_HTTP": "1",
         "FASTMIRROR_PORT": "tcp://10.0.0.1:5000", "FASTMIRROR_PORT_5000_TCP": "tcp://10.0.0.1:5000",
         "FASTMIRROR_PEERS_PORT_5001_TCP_ADDR": "10.0.0.1", "FASTMIRROR_DEBUG": "1", "FASTMIRROR_SANITIZE": "1",
+        "FASTMIRROR_APT": "no", "FASTMIRROR_CONTAINERD_CACHE": "/srv/cache", "FASTMIRROR_EDITABLE": "1",
     }  # fmt: skip
     assert load({}, environ).settings == Settings()
     assert not [field for field in fields() if _SERVICE_LINK.fullmatch(field.variable)]

@@ -18,7 +18,10 @@ from fastmirror.errors import ConfigError
 
 PREFIX: Final = "FASTMIRROR_"
 FILE_VARIABLE: Final = "FASTMIRROR_CONFIG"
-_OTHER_VARIABLES: Final = frozenset({FILE_VARIABLE, "FASTMIRROR_DEBUG", "FASTMIRROR_SANITIZE"})
+_OTHER_VARIABLES: Final = frozenset(
+    {FILE_VARIABLE, *(PREFIX + name for name in ("APT", "CONTAINERD_CACHE", "DEBUG", "EDITABLE", "SANITIZE"))}
+)
+"""No settings: the first names their file, the others are of setup.py and tools/."""
 # Kubernetes gives every pod such variables for each Service of its namespace; one called fastmirror-... is likely.
 # Source: Kubernetes, "Service", environment variables.
 _SERVICE_LINK: Final = re.compile(
