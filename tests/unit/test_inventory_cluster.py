@@ -8,8 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastmirror.inventory.facts import Down, Up
-from tests.kit.inventory_sim import Sim, keys_of
+from fastmirror.inventory import messages as m
+from fastmirror.inventory.card import Version
+from fastmirror.inventory.facts import Down, Send, Up
+from fastmirror.inventory.wire import HEADER
+from tests.kit.inventory_sim import Sim, SimNode, keys_of, sign_as
 
 SIZES = [pytest.param(3, 64, id="3 at 64"), pytest.param(12, 4, id="12 at 4")]
 
@@ -129,6 +132,39 @@ def test_a_clone_is_noticed_and_one_of_the_two_changes():
     assert not (clone.renewed and sim.nodes[1].renewed)
 
 
+def clone_at(sim: Sim) -> tuple[SimNode, m.Hello]:
+    """A clone of node 1 has come to node 0, which is linked to node 1: node 0, and what node 1 says first."""
+    node, original = sim.nodes[0], sim.nodes[1].inventory.hello()
+    later = original.card._replace(version=Version(original.card.version.epoch + 1, 0))
+    hello = m.Hello(1, later.signed(sign_as(later.owner)))
+    node.inventory.linked(9001, hello, False, "", sim.now)
+    return node, original
+
+
+def told_to_be_a_clone(node: SimNode) -> bool:
+    return Send(9001, m.Part(m.CLONE).encode()) in node.inventory.facts
+
+
+def test_a_clone_is_told_so_even_if_the_connection_it_competes_with_is_replaced_just_then():
+    sim = joined(3, 64)
+    node, original = clone_at(sim)
+    (old,) = (link for link in node.inventory.links.values() if link.owner == original.card.owner)
+    node.inventory.linked(9002, original, old.outbound, old.host, sim.now + 0.01)
+    node.inventory.tick(sim.now + 0.02)
+    assert told_to_be_a_clone(node)
+    assert sorted(link.owner for link in node.inventory.links.values()) == sorted(n.owner for n in others(sim, 0))
+
+
+def test_a_clone_is_told_so_by_a_node_that_was_stuck_meanwhile():
+    sim = joined(3, 64)
+    node, original = clone_at(sim)
+    (link,) = (link for link in node.inventory.links.values() if link.owner == original.card.owner)
+    pong = m.Pong(link.nonce, 0).encode()
+    node.inventory.heard(link.number, pong[4], pong[HEADER.size :], sim.now + 0.01)
+    node.inventory.tick(node.inventory.wake + 0.9)
+    assert told_to_be_a_clone(node)
+
+
 def test_a_restart_is_no_clone():
     sim = joined(3, 64)
     owner = sim.nodes[1].owner
@@ -160,8 +196,6 @@ def test_a_clock_that_went_back_before_a_restart_does_no_harm(count, degree, goo
 
 
 def test_a_false_suspicion_is_refuted():
-    from fastmirror.inventory.messages import Suspect
-
     sim = joined(12, 4)
     liar = sim.nodes[3].inventory
     downs = len([entry for entry in sim.log if isinstance(entry[2], Down)])
@@ -170,7 +204,7 @@ def test_a_false_suspicion_is_refuted():
             if link.owner == liar.me:
                 version = liar.members.get(sim.nodes[7].owner)
                 sim._arrive(
-                    node.pipes[link.number], node, link.number, Suspect(sim.nodes[7].owner, version.version).encode()
+                    node.pipes[link.number], node, link.number, m.Suspect(sim.nodes[7].owner, version.version).encode()
                 )
     assert sim.run_until(lambda: not sim.wrong(), 10) < 3
     assert sim.nodes[7].alive

@@ -33,6 +33,7 @@ class _Waiting:
     hello: m.Hello
     outbound: bool
     host: str
+    since: float
     until: float
 
 
@@ -87,7 +88,7 @@ class Links:
             return
         old = self._by_owner.get(card.owner)
         if old is not None and old.instance != hello.instance:
-            self._waiting[number] = _Waiting(hello, outbound, host, now + CONFIRM_SECONDS)
+            self._waiting[number] = _Waiting(hello, outbound, host, now, now + CONFIRM_SECONDS)
             self._ask(old, now, CONFIRM_SECONDS)
             self._wake_by(now + CONFIRM_SECONDS)
             return
@@ -96,11 +97,12 @@ class Links:
             if former < dialler:
                 self._close(number, "duplicate", m.DUPLICATE)
                 return
-            self._drop_link(old, "duplicate", m.DUPLICATE)
         elif not outbound and self._full(card.owner):
             self._send_away(number)
             return
         self._accept(number, hello, outbound, host, now)
+        if old is not None:  # only now: its id is linked without a gap, and a clone that waits goes on waiting
+            self._drop_link(old, "duplicate", m.DUPLICATE)
 
     def _full(self, owner: bytes) -> bool:
         return len(self.links) >= self.degree + SLACK and not self._neighbour(owner)

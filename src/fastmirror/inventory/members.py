@@ -27,11 +27,12 @@ _MEET_BACKOFF: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 class Members:
     """All that is known of others. Appends what it has to tell to ``facts``; ``refused`` counts what was not believed.
 
-    ``allowed`` says whether an address may be dialled at all.
+    ``losses`` counts how often one that was there was found gone. ``allowed`` says whether an address may be dialled.
     """
 
     def __init__(self, facts: list[Fact], verify: Verify, allowed: Callable[[str], bool], dice: random.Random) -> None:
         self.refused: Counter[str] = Counter()
+        self.losses = 0
         self._facts = facts
         self._verify = verify
         self._allowed = allowed
@@ -143,6 +144,7 @@ class Members:
 
     def lose(self, member: Member, state: State, why: str, now: float) -> None:
         """It is gone; its keys are not found from now on."""
+        self.losses += member.live and state is State.LOST
         member.state, member.since = state, now
         member.failure, member.failed_at = why, now
         member.host, member.failed_meets, member.meet_at = "", 0, 0.0

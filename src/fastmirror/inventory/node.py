@@ -345,7 +345,7 @@ class Inventory(Topology):
                             self._send(other, suspicion)
         for number, waiting in list(self._waiting.items()):
             old = self._by_owner.get(waiting.hello.card.owner)
-            if old is not None and old.heard_at > waiting.until - CONFIRM_SECONDS:
+            if old is not None and old.heard_at >= waiting.since:
                 del self._waiting[number]
                 self._close(number, "a clone", m.CLONE)
 

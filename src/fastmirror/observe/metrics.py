@@ -118,6 +118,7 @@ class RouterMetrics:
             "router_nodes", "Other nodes as the router sees them; unmet: its address is not proved yet.",
             state=("live", "unmet", "lost", "left"),
         )  # fmt: skip
+        self.losses = counter("router_losses_total", "How often another node was found gone without a good-bye.")
         self.links = gauge("router_links", "Other nodes that this one is connected to.")
         self.keys = gauge("router_keys", "Contents and tags that this node tells the others of.")
         self.keys_refused = counter("router_keys_refused_total", "Own keys not told because there are too many.")
@@ -143,8 +144,8 @@ class RouterMetrics:
         for reason in REFUSALS:
             show(self.refused.at(reason), f"refused_{reason}")
         for name in (
-            "links", "keys", "keys_refused", "deltas_in", "deltas_out", "resyncs", "restarts", "turned_away",
-            "index_entries", "index_bytes",
+            "losses", "links", "keys", "keys_refused", "deltas_in", "deltas_out", "resyncs", "restarts",
+            "turned_away", "index_entries", "index_bytes",
         ):  # fmt: skip
             show(getattr(self, name).at(), name)
 

@@ -80,6 +80,7 @@ class Router:
         self._dialling: set[Place] = set()
         self._wake = trio.Event()
         self._unwired = trio.Event()
+        self._alone = trio.Event()
         self._code: int | None = None
         self._nursery: trio.Nursery
 
@@ -257,6 +258,8 @@ class Router:
                 self._unwired.set()
                 self.inventory.unlinked(number, why or "connection lost", False, trio.current_time())
                 self.settle()
+                if not self.inventory.links:
+                    self._alone.set()
         return linked, why
 
     async def _exchange_hellos(self, wire: Wire, nursery: trio.Nursery) -> Hello:
@@ -294,9 +297,13 @@ class Router:
                 self._dialling.add(place)
                 self._nursery.start_soon(self._try_place, place)
             failures = 0 if self.inventory.links else failures + 1
-            last = min(failures, len(_BOOTSTRAP_BACKOFF))
-            delay = _BOOTSTRAP_BACKOFF[last - 1] if failures else BOOTSTRAP_SECONDS
-            await trio.sleep(delay * random.uniform(0.8, 1.2))
+            if failures:
+                delay = _BOOTSTRAP_BACKOFF[min(failures, len(_BOOTSTRAP_BACKOFF)) - 1]
+                await trio.sleep(delay * random.uniform(0.8, 1.2))
+                continue
+            self._alone = trio.Event()
+            with trio.move_on_after(BOOTSTRAP_SECONDS * random.uniform(0.8, 1.2)):
+                await self._alone.wait()
 
     async def _try_place(self, place: Place) -> None:
         try:

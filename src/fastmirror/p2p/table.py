@@ -46,6 +46,7 @@ def counters(inventory: Inventory, refused: Counter[str], turned_away: int) -> d
         "unmet": sum(m.live and not m.host for m in members),
         "lost": sum(m.state is State.LOST for m in members),
         "left": sum(m.state is State.LEFT for m in members),
+        "losses": inventory.members.losses,
         "links": len(inventory.links),
         "keys": len(inventory.ledger.keys),
         "keys_refused": inventory.ledger.refused,

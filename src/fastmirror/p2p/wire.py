@@ -14,6 +14,7 @@ import trio
 from libp2p.abc import ISecureConn
 from libp2p.custom_types import TProtocol
 from libp2p.peer.id import ID
+from libp2p.stream_muxer.exceptions import MuxedStreamEOF, MuxedStreamReset
 from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
 
 from fastmirror.inventory.messages import PROTOCOL
@@ -25,6 +26,7 @@ CLOSE_SECONDS: Final = 1.0
 MOST_UNSENT: Final = 8 << 20
 MOST_UNREAD: Final = 1 << 20
 MOST_PIECE: Final = 256 * 1024
+RELEASE: Final = 64 * 1024  # bytes read before the other side is told of them: py-libp2p would tell of each read
 PIECE: Final = 48 * 1024  # yamux and Noise divide anyway; less than both limits costs no copy
 FRAMES_PER_SECOND: Final = 1000.0
 BYTES_PER_SECOND: Final = 4 << 20
@@ -55,6 +57,12 @@ class _Muxer(Yamux):
         super().__init__(secured, peer, is_initiator=is_initiator)
         self._patience = _Patience()
         self.read_on = trio.Event()
+        self.left: dict[int, bytearray] = {}
+
+    async def _cleanup_on_error(self) -> None:
+        # py-libp2p forgets here what was not read yet: the last words of a node come together with its end
+        self.left.update(self.stream_buffers)
+        await super()._cleanup_on_error()
 
     async def _read_data_body(self, length: int) -> bytes:
         if length > MOST_PIECE:
@@ -86,6 +94,7 @@ class Wire:
         self._frames: deque[tuple[int, bytes]] = deque()
         self._queue: deque[bytes] = deque()
         self._unsent = 0
+        self._unreleased = 0
         self._news = trio.Event()
         self._ending = False
         self.why = ""
@@ -121,7 +130,14 @@ class Wire:
         self._news.set()
 
     async def write(self) -> None:
-        """Send what is put in until the end."""
+        """Send what is put in until the end. Where that fails, what the other side still says is listened to."""
+        try:
+            await self._write()
+        except Exception:  # noqa: BLE001 - whatever goes wrong in py-libp2p ends this connection only
+            self._queue.clear()
+            self.end("connection lost")
+
+    async def _write(self) -> None:
         while True:
             while self._queue:
                 data = b"".join(self._queue)
@@ -140,10 +156,24 @@ class Wire:
     async def frame(self) -> tuple[int, bytes]:
         """The next frame that comes. Raises BadFrame, and whatever py-libp2p raises at the end."""
         while not self._frames:
-            data = await self._stream.read(PIECE)
-            self._muxer.read_on.set()
-            self._frames.extend(self._splitter.feed(data))
+            self._frames.extend(self._splitter.feed(await self._read()))
         return self._frames.popleft()
+
+    async def _read(self) -> bytes:
+        if self._unreleased >= RELEASE:
+            size, self._unreleased = self._unreleased, 0
+            self._stream.recv_window += size
+            await self._stream.send_window_update(size)
+        try:
+            data = await self._muxer.read_stream(self._stream.stream_id, PIECE)
+        except (MuxedStreamEOF, MuxedStreamReset):
+            rest = self._muxer.left.pop(self._stream.stream_id, None)
+            if not rest:
+                raise
+            return bytes(rest)
+        self._muxer.read_on.set()
+        self._unreleased += len(data)
+        return data
 
 
 async def greet(stream: trio.SocketStream, guest: Guest, expected: ID | None, initiator: bool) -> ISecureConn:
