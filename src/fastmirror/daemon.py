@@ -332,7 +332,7 @@ def _open_stores(settings: Settings, readiness: admin.Readiness) -> BlobStore:
 
 
 def _open_layout(text: str, path: Path, readiness: admin.Readiness) -> BlobStore:
-    existed = path.exists()
+    existed = os.path.exists(path)  # unlike Path.exists it says no where it may not look; open_layout says why not
     try:
         store = open_layout(path, create=True)
     except StoreError as error:

@@ -11,6 +11,7 @@ import signal
 import pytest
 
 from fastmirror import daemon
+from fastmirror.admin import Readiness
 from fastmirror.config import FetchSettings, ServeSettings, Settings, StoreSettings
 from fastmirror.errors import StartFailed, StoreError, StoreUnavailable
 from fastmirror.store.memory import MemoryStore
@@ -100,6 +101,17 @@ async def test_of_several_stores_all_or_none_are_opened(tmp_path):
     with pytest.raises(StoreError, match=r"store: .*file is not a directory"):
         await daemon.Node(both).run(asyncio.Event())
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.needs("root")
+def test_a_store_that_may_not_be_looked_at_is_told_with_the_next_step(tmp_path):
+    (tmp_path / "private").mkdir(mode=0o700)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(StoreError, match=r"store: .*/private/store: .*Permission denied.*give this user access"):
+            daemon._open_layout("oci:store", tmp_path / "private" / "store", Readiness())
+    finally:
+        os.seteuid(0)
 
 
 def test_what_a_part_raised_is_logged_with_its_place_and_raised_again(monkeypatch, tmp_path, capfd):

@@ -94,6 +94,17 @@ async def test_a_file_is_not_heard_before_it_is_closed(tmp_path: Path) -> None:
         await heard.until_heard(Appeared(tmp_path, "growing"))
 
 
+async def test_files_that_get_other_rights_are_heard_and_directories_are_rescanned(tmp_path: Path) -> None:
+    watched = tmp_path / "watched"
+    watched.mkdir()
+    (watched / "closed").touch(0)
+    async with watching(watched, recheck=60) as heard:
+        (watched / "closed").chmod(0o644)
+        await heard.until_heard(Appeared(watched, "closed"))
+        watched.chmod(0o700)
+        await heard.until_heard(Rescan(watched), 2)
+
+
 async def test_a_directory_made_in_a_watched_parent_is_rescanned_at_once(tmp_path: Path) -> None:
     child = tmp_path / "child"
     async with watching(tmp_path, child, recheck=60) as heard:

@@ -16,7 +16,7 @@ from fastmirror.oci.reference import Reference
 from fastmirror.store.index import IMAGE_NAME, REF_NAME
 from fastmirror.store.layout import LayoutStore, open_layout
 from tests.kit import content
-from tests.kit.foreign import Foreign
+from tests.kit.foreign import Foreign, warnings
 from tests.kit.store_conformance import NAME, StoreConformance
 
 REFERENCE = Reference.parse(NAME)
@@ -139,6 +139,54 @@ def test_what_is_no_layout_is_refused_in_one_line_with_its_path(
     assert str(root) in text
     assert "\n" not in text
     assert sorted(str(path) for path in root.rglob("*")) == before
+
+
+def _gone(name: str) -> Callable[[Path], None]:
+    def spoil(root: Path) -> None:
+        (root / name).rename(root.parent / "elsewhere")
+
+    return spoil
+
+
+def _links(root: Path) -> None:
+    blobs = root / "blobs/sha256"
+    blobs.rename(root / "blobs/moved")
+    blobs.mkdir()
+    for blob in (root / "blobs/moved").iterdir():
+        (blobs / blob.name).symlink_to(blob)
+
+
+def _no_directory(root: Path) -> None:
+    (root / "blobs/sha256").rename(root.parent / "elsewhere")
+    (root / "blobs/sha256").touch()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "event", "said"),
+    [
+        (_gone("index.json"), "layout_damaged", "index.json is missing"),
+        (_gone("oci-layout"), "layout_damaged", "oci-layout was missing"),
+        (_gone("blobs"), "layout_damaged", f"blobs is missing; names without their manifest: 1, such as {NAME}"),
+        (_no_directory, "layout_damaged", "blobs/sha256 is no directory"),
+        (_links, "blob_no_file", "(4 such in all)"),
+    ],
+)
+def test_a_damaged_layout_is_opened_with_one_warning_that_says_what_is_wrong_and_what_to_do(
+    root: Path, caplog: pytest.LogCaptureFixture, spoil: Callable[[Path], None], event: str, said: str
+) -> None:
+    store = open_layout(root, create=True)
+    made = content.image()
+    Foreign(root).add_image(made)
+    Foreign(root).name({NAME: made})
+    store.close()
+    open_layout(root).close()
+    assert warnings(caplog.records) == []
+    spoil(root)
+    open_layout(root, create=True).close()
+    told = [record for record in caplog.records if getattr(record, "event", "") == f"store.{event}"]
+    assert len(told) == 1
+    assert str(root) in told[0].getMessage()
+    assert said in told[0].getMessage()
 
 
 def test_a_missing_directory_is_an_error_unless_it_may_be_made(root: Path) -> None:

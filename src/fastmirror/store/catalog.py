@@ -65,6 +65,10 @@ class Catalog:
         """All tags whose manifest is here."""
         return list(self._tags.items())
 
+    def unmet(self) -> list[str]:
+        """The names whose manifest is not here."""
+        return [label for label, image in self._images.items() if image.target.digest not in self._sizes]
+
     def resolve(self, reference: Reference) -> Descriptor | None:
         """What a tag means, or None; also None while its manifest is not here."""
         return self._tags.get(reference)

@@ -47,6 +47,7 @@ class BlobDirectory:
         self._fd = -1
         self._identity: tuple[int, int] | None = None
         self._unreadable: set[Digest] = set()
+        self._odd_told = False
 
     def open(self, digest: Digest) -> Blob | None:
         """Open content; None unless it is a regular file that may be read. Links are not followed.
@@ -101,7 +102,8 @@ class BlobDirectory:
         """
         known = known or {}
         self.refresh()
-        found = {}
+        found: dict[Digest, int] = {}
+        odd: list[str] = []
         for algorithm in ALGORITHMS:
             try:
                 fd = os.open(algorithm, os.O_RDONLY | self._enter, dir_fd=self._directory())
@@ -110,9 +112,18 @@ class BlobDirectory:
             except OSError as error:
                 raise StoreUnavailable(f"{self.path / algorithm} cannot be listed: {error.strerror}") from error
             try:
-                found.update(_scan(fd, algorithm, known))
+                odd += _scan(fd, algorithm, known, found)
             finally:
                 os.close(fd)
+        if odd and not self._odd_told:
+            self._odd_told = True
+            log.warning(
+                "%s/%s is a link, a directory or a device (%d such in all): only files are served; put files there",
+                self.path,
+                odd[0],
+                len(odd),
+                extra={"event": "store.blob_no_file"},
+            )
         return found
 
     def refresh(self) -> bool:
@@ -185,14 +196,18 @@ class BlobDirectory:
             )
 
 
-def _scan(fd: int, algorithm: str, known: Mapping[Digest, int]) -> dict[Digest, int]:
-    found = {}
+def _scan(fd: int, algorithm: str, known: Mapping[Digest, int], found: dict[Digest, int]) -> list[str]:
+    """Add what one directory has to ``found``; returns what has a digest's name and is no regular file."""
+    odd = []
     with os.scandir(fd) as entries:
         for entry in entries:
             digest = file_digest(algorithm, entry.name)
-            if digest is None or not entry.is_file(follow_symlinks=False):
+            if digest is None:
+                continue
+            if not entry.is_file(follow_symlinks=False):
+                odd.append(f"{algorithm}/{entry.name}")
                 continue
             size = known.get(digest)
             with contextlib.suppress(FileNotFoundError):
                 found[digest] = entry.stat(follow_symlinks=False).st_size if size is None else size
-    return found
+    return odd

@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 
 log = logging.getLogger(__name__)
 
+_ATTRIB: Final = 0x00000004
 _CLOSE_WRITE: Final = 0x00000008
 _MOVED_FROM: Final = 0x00000040
 _MOVED_TO: Final = 0x00000080
@@ -35,14 +36,16 @@ _ONLYDIR: Final = 0x01000000
 _ISDIR: Final = 0x40000000
 
 _LOST: Final = _DELETE_SELF | _MOVE_SELF | _UNMOUNT | _IGNORED
-_MASK: Final = _CLOSE_WRITE | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE | _DELETE_SELF | _MOVE_SELF | _ONLYDIR
+_FILES: Final = _ATTRIB | _CLOSE_WRITE | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE
+_MASK: Final = _FILES | _DELETE_SELF | _MOVE_SELF | _ONLYDIR
 _HEADER: Final = struct.Struct("iIII")
 _READ_BYTES: Final = 1 << 16  # at least one event fits: 16 + NAME_MAX + 1 bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Appeared:
-    """A file was moved in or closed after writing (it may have been there before), or a directory was made.
+    """A file was moved in, closed after writing or given other rights (it may have been there before or be gone by
+    now), or a directory was made.
 
     A file that is only linked in (link(2)) has no such event; the periodic Rescan finds it.
     """
@@ -182,9 +185,11 @@ class DirectoryWatcher:
                 if mask & _LOST:
                     self._forget(directory)
                     events.append(Rescan(directory))
+                elif not name:  # the directory's own rights
+                    events.append(Rescan(directory))
                 elif mask & (_MOVED_FROM | _DELETE):
                     events.append(Vanished(directory, name))
-                elif mask & (_MOVED_TO | _CLOSE_WRITE) or mask & _ISDIR:
+                elif mask & (_ATTRIB | _MOVED_TO | _CLOSE_WRITE) or mask & _ISDIR:
                     events.append(Appeared(directory, name))
 
     def _forget(self, directory: Path) -> None:

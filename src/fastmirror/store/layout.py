@@ -44,7 +44,7 @@ def open_layout(root: Path, *, create: bool = False) -> LayoutStore:
     damaged, or may not be read: one line with the path and the next step.
     """
     try:
-        _check(root, create)
+        missing = _check(root, create)
         content = _read_index(root)
         roots = read_roots(content or b"{}", str(root / "index.json"))
     except OSError as error:
@@ -55,16 +55,27 @@ def open_layout(root: Path, *, create: bool = False) -> LayoutStore:
     except StoreUnavailable as error:
         store.close()
         raise StoreError(str(error)) from error
+    _tell_damage(root, [*missing, *store.damage()])
     return store
 
 
-def _check(root: Path, create: bool) -> None:
+def _tell_damage(root: Path, damage: list[str]) -> None:
+    if damage:
+        advice = "what is whole is served; import the images again, or restore the directory"
+        log.warning("%s: %s; %s", root, "; ".join(damage), advice, extra={"event": "store.layout_damaged"})
+
+
+def _check(root: Path, create: bool) -> list[str]:
+    """Make what is not there yet, with ``create``; returns what of a layout that had been made was missing.
+
+    Raises OSError and StoreError.
+    """
     if root.exists() and not root.is_dir():
         raise StoreError(f"{root} is not a directory; --store oci:DIR needs one")
     marker = root / "oci-layout"
     try:
         check_marker(read_file(marker, 4096), str(marker))
-        return
+        return [f"{name} is missing" for name in ("index.json", "blobs") if not (root / name).exists()]
     except FileNotFoundError:
         if not create:
             what = "has no oci-layout file" if root.exists() else "does not exist"
@@ -73,6 +84,7 @@ def _check(root: Path, create: bool) -> None:
     present = set(os.listdir(root))
     if not present <= _OURS or (present - {"lost+found"} and PRIVATE not in present):
         raise StoreError(f"{root} has other files and no oci-layout; choose an empty directory or an image layout")
+    missing = ["oci-layout was missing"] if "index.json" in present else []
     with locked(root):
         if not marker.exists():
             for algorithm in ALGORITHMS:
@@ -81,6 +93,7 @@ def _check(root: Path, create: bool) -> None:
                 empty = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
                 replace_file(root / "index.json", msgspec.json.encode(empty))
             replace_file(marker, msgspec.json.encode({"imageLayoutVersion": VERSION}))
+    return missing
 
 
 def _read_index(root: Path) -> bytes | None:
@@ -115,6 +128,13 @@ class LayoutStore:
             self._staging.clean()
         except (OSError, StoreError) as error:
             log.debug("%s cannot be cleaned: %s", self.root, error, extra={"event": "store.not_cleaned"})
+
+    def damage(self) -> list[str]:
+        """What is known by now to keep content from being served, in words."""
+        places = (self.root / "blobs", *(self.root / "blobs" / name for name in ALGORITHMS))
+        found = [f"{place} is no directory" for place in places if place.exists() and not place.is_dir()]
+        nowhere = self._catalog.unmet()
+        return [*found, f"names without their manifest: {len(nowhere)}, such as {nowhere[0]}"] if nowhere else found
 
     # Look-ups.
 
