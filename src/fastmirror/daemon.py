@@ -146,6 +146,7 @@ class Node:
         serve = settings.serve
         filters = Filters(settings.stores.allow, settings.stores.deny)
         seen = Seen()
+        seen.sizes.here = store.expected_size
         local = Local(store, filters, seen)
         pace, own = Pace(), own_addresses()
         # One for each listener: whoever fills the places of the other nodes must not keep this node's clients out.

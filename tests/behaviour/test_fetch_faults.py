@@ -95,9 +95,9 @@ BEFORE_A_BYTE = {
     "gzip": (faults.encoded(), PeerOutcome.GARBLED),
     "chunks": (faults.chunked(), PeerOutcome.GARBLED),
     "a range that was not asked": (faults.unasked_range(), PeerOutcome.GARBLED),
-    "a longer body": (faults.wrong_length(1000), PeerOutcome.GARBLED),
-    "a shorter body": (faults.wrong_length(-1000), PeerOutcome.GARBLED),
-    "a longer promise": (faults.promised_length(1000), PeerOutcome.GARBLED),
+    "a longer body": (faults.wrong_length(1000), PeerOutcome.DIFFERS),
+    "a shorter body": (faults.wrong_length(-1000), PeerOutcome.DIFFERS),
+    "a longer promise": (faults.promised_length(1000), PeerOutcome.DIFFERS),
 }
 
 

@@ -15,6 +15,7 @@ import pytest
 from fastmirror.errors import ConfigError
 from fastmirror.fetch.outcome import PeerOutcome
 from fastmirror.fetch.spool import SpoolRoom
+from fastmirror.fetch.want import Want
 from fastmirror.oci.digest import Digest
 from tests.kit import faults
 from tests.kit.content import blob
@@ -112,10 +113,13 @@ async def test_a_full_disk_is_a_prompt_404_before_anything_begins(tiny_disk: Pat
             assert is_all(await node.ask(blob_target(LAYER)), LAYER)
             assert node.parts.metrics.turned_away.at("spool").value == 2
             (tiny_disk / "filler").write_bytes(bytes(1_000_000))
-            assert (await node.ask(blob_target(OTHER))).status == 404
-            assert is_all(await node.ask(blob_target(LAYER)), LAYER), "what is there already is served on"
+            assert is_all(await node.ask(blob_target(OTHER)), OTHER), "what nobody reads has made room"
+            (tiny_disk / "more").write_bytes(bytes(390_000))
+            assert (await node.ask(blob_target(LAYER))).status == 404
+            assert node.parts.metrics.turned_away.at("spool").value == 3
             os.unlink(tiny_disk / "filler")
-            assert is_all(await node.ask(blob_target(OTHER)), OTHER)
+            os.unlink(tiny_disk / "more")
+            assert is_all(await node.ask(blob_target(LAYER)), LAYER)
             assert os.listdir(tiny_disk) == [], "spool files have no names"
 
 
@@ -123,6 +127,52 @@ def test_a_spool_directory_that_cannot_be_written_is_named(tmp_path: Path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(ConfigError, match="spool_dir"):
         SpoolRoom(str(tmp_path / "file" / "spool"), 1000)
+
+
+async def test_a_spool_directory_that_is_removed_while_it_runs_is_made_again(tmp_path: Path):
+    with FaultyPeer([LAYER]) as peer:
+        async with fetching(tmp_path / "spool", [peer.address], **SETTINGS) as node:
+            os.rmdir(tmp_path / "spool")
+            assert is_all(await node.ask(blob_target(LAYER)), LAYER)
+
+
+async def test_what_was_begun_lately_keeps_to_the_limits_when_it_is_pulled_anew(tmp_path: Path):
+    with FaultyPeer([LAYER, OTHER, SMALL], lambda seen: _stall_other(seen)) as peer:
+        settings = {**SETTINGS, "stall_timeout": 30.0}
+        async with fetching(tmp_path, [peer.address], max_fetches=1, grace=0.05, **settings) as node:
+            assert is_all(await node.ask(blob_target(LAYER)), LAYER)
+            await until(lambda: node.table.active == 0, "its grace is over")
+            wire, _ = await asyncio.to_thread(start_reading, node, OTHER, 300_000)
+            assert (await node.ask(blob_target(LAYER))).status == 404
+            assert node.table.active == 1
+            wire.reset()
+
+
+async def test_a_fetch_that_everybody_left_keeps_its_file_until_its_requests_have_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """The head of an answer comes in the same turn of the loop in which the grace of its fetch ends."""
+    with FaultyPeer([LAYER]) as peer:
+        async with fetching(tmp_path, [peer.address], **SETTINGS) as node:
+            came, go_on = asyncio.Event(), asyncio.Event()
+            usual = node.parts.client.open
+
+            async def held(*args: Any, **options: Any) -> Any:
+                body = await usual(*args, **options)
+                came.set()
+                await go_on.wait()
+                return body
+
+            monkeypatch.setattr(node.parts.client, "open", held)
+            tap = node.table.join(Want(Digest.of(LAYER), "blobs", "team/app", ""))
+            assert tap is not None
+            await came.wait()
+            fetch = tap.fetch
+            tap.close()
+            go_on.set()
+            node.table._retire(fetch)
+            await until(lambda: node.parts.room.used == 0, "its file is closed")
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 async def test_all_fetches_together_keep_to_a_rate_and_no_peer_is_blamed_for_it(tmp_path: Path):

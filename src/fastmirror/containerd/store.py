@@ -115,6 +115,10 @@ class ContainerdStore:
         """Names from images that use this content and from containerd's labels (there a registry has no port)."""
         return self._catalog.names(digest)
 
+    def expected_size(self, digest: Digest) -> int | None:
+        """See ``BlobStore.expected_size``."""
+        return self._catalog.expected_size(digest)
+
     def digests(self) -> list[Digest]:
         """All content that is here and may be served."""
         if not self._running and self._root is not None:

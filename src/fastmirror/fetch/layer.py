@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import errno
 import logging
-from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from fastmirror.chunks.chunklist import ALGORITHMS
 from fastmirror.fetch.outcome import PeerOutcome
@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 ALL_WITHHELD: Final = 1 << 62
 _MOST_ATTEMPTS: Final = 8  # at content of which nothing was shown yet
 _ASKED_FOR_SIZE: Final = 3  # at once, where nobody has told it
+_DISPUTED_SECONDS: Final = 1.0  # for one of several sizes that are told, besides those that its bytes should take
+_DISPUTED_RATE: Final = 20e6
 
 
 class Stage(enum.Enum):
@@ -40,28 +42,47 @@ class Stage(enum.Enum):
     """There will be no more than what there is."""
 
 
+class Limits(Protocol):
+    """What all fetches together may take."""
+
+    def met(self, fetch: LayerFetch, size: int) -> str | None:
+        """The limit that keeps ``fetch`` from having a file of ``size`` bytes now, or None."""
+
+    def turn_away(self, limit: str) -> None:
+        """Content is not fetched because of this limit."""
+
+    def make_room(self) -> bool:
+        """Give up a file that nobody needs; False if there is none."""
+
+    def cannot_write(self, error: OSError) -> None:
+        """Content is not fetched because there is no file for it."""
+
+
 class LayerFetch:
     """Brings one content here, verified, for all its readers.
 
     Owned by the FetchTable, which runs :meth:`run` in a task and calls :meth:`dispose` in the end. ``readers`` counts
     the taps. ``spool`` is there from FLOWING on; it stays whole when a reader leaves. ``record`` is for people.
+    ``resumed`` is set when a reader has a part of it already: the limits are wider then.
 
     Rules    Content up to ``whole_bytes`` and all manifests are shown when they are verified, not before. Larger
              content flows behind the frontier, but its last ``holdback_bytes`` wait until the digest is right: a wrong
-             content is never shown complete.
+             content is never shown complete. Where holders tell different sizes, and no manifest does, one size after
+             the other is tried, and all of it is withheld.
     """
 
-    def __init__(self, want: Want, parts: FetchParts, router: Router, admit: Callable[[LayerFetch, int], bool]) -> None:
+    def __init__(self, want: Want, parts: FetchParts, router: Router, limits: Limits) -> None:
         self.want = want
         self.stage = Stage.SEEKING
         self.spool: Spool | None = None
         self.readers = 0
+        self.resumed = False
         self.settled = asyncio.Event()
         self._parts = parts
-        self._admit = admit
+        self._limits = limits
         self._loop = asyncio.get_running_loop()
         self.record = FetchRecord(want, self._loop.time())
-        told = parts.sizes.get(want.digest)  # by a manifest: it is right, or nobody can pull this
+        told = parts.sizes.get(want.digest)  # it is right, or nobody can pull this
         self._sources = Sources(want.digest, parts.book, told)
         self._search = Search(router, want.digest, self, parts.metrics)
         self._transfer: Transfer | None = None
@@ -110,12 +131,13 @@ class LayerFetch:
         """See ``Seeker.found``."""
         if self._sources.add(holder):
             if self._transfer is not None:
+                self._transfer.weigh()
                 self._transfer.recruit()
-        else:
-            extra = {"event": "fetch.size_disagreed", "peer": str(holder.peer), "bytes": holder.size}
-            log.info(
-                "a peer has another size for a digest than its manifest", extra=extra | {"digest": self.want.digest}
-            )
+            return
+        extra = {"event": "fetch.size_disagreed", "peer": str(holder.peer), "bytes": holder.size}
+        log.info("a peer tells a size that cannot be right", extra=extra | {"digest": self.want.digest})
+        if self.stage is Stage.VERIFIED or not holder.size:
+            self._parts.book.suspect(holder.peer, self.want.digest, self._loop.time())
 
     def sought(self) -> None:
         """See ``Seeker.sought``."""
@@ -126,8 +148,7 @@ class LayerFetch:
 
     async def _fetch(self) -> None:
         for _ in range(_MOST_ATTEMPTS):
-            size = await self._learn_size()
-            spool = None if size is None else await self._make_room(size)
+            spool = await self._find_room()
             if spool is None:
                 return
             verdict = await self._attempt(spool)
@@ -135,6 +156,7 @@ class LayerFetch:
                 self.stage = Stage.VERIFIED
                 spool.verify()
                 self.settled.set()
+                self._prove(spool.size)
             elif verdict is Verdict.WRONG:
                 self._blame()
                 if spool.begun:
@@ -145,6 +167,31 @@ class LayerFetch:
             await self._abandon()
             spool.rewind()
             self._sources.restart()
+
+    def _prove(self, size: int) -> None:
+        """The size is known now, and who has told another one."""
+        self._parts.sizes.prove(self.want.digest, size)
+        now = self._loop.time()
+        for peer in self._sources.prove(size):
+            quarantined = self._parts.book.suspect(peer, self.want.digest, now)
+            extra = {"event": "fetch.size_wrong", "peer": str(peer), "digest": self.want.digest}
+            log.warning("a peer has told a wrong size", extra=extra | {"quarantined": quarantined})
+            self.record.convicted(peer)
+
+    async def _find_room(self) -> Spool | None:
+        """A spool for the size that is the next to be tried; None if nobody has the content, or there is no room."""
+        limit = None
+        while (size := await self._learn_size()) is not None:
+            limit = self._limits.met(self, size)
+            spool = await self._make_room(size) if limit is None else None
+            if spool is not None:
+                return spool
+            if limit == "fetches" or self._sources.size is not None:
+                break
+            self._sources.refuse(size)  # it is only a claim: there may be others
+        if limit is not None:
+            self._limits.turn_away(limit)
+        return None
 
     async def _learn_size(self) -> int | None:
         """The size of the content, once there is somebody to ask for it; None if nobody has it."""
@@ -178,6 +225,8 @@ class LayerFetch:
             transfer.sought()
         patience = parts.settings.connect_timeout + parts.settings.first_byte_timeout
         impatience = self._loop.call_later(patience, self._expect_bytes, transfer)
+        self._sources.tried(spool.size)
+        dispute = self._loop.call_later(_DISPUTED_SECONDS + spool.size / _DISPUTED_RATE, self._doubt, transfer)
         searched_at = 0
         try:
             while transfer.verdict is None:
@@ -193,6 +242,7 @@ class LayerFetch:
             return transfer.verdict
         finally:
             impatience.cancel()
+            dispute.cancel()
             await transfer.close()
 
     async def _abandon(self) -> None:
@@ -210,26 +260,30 @@ class LayerFetch:
         if not transfer.received and self.spool is not None and self.spool.size:
             transfer.give_up()
 
+    def _doubt(self, transfer: Transfer) -> None:
+        """Others tell other sizes, and this one has had its time."""
+        if self.spool is not None and not self.spool.begun and self._sources.disputed(self._loop.time()):
+            transfer.give_up()
+
     # ---- room
 
     async def _make_room(self, size: int) -> Spool | None:
-        """The spool for content of ``size`` bytes; None if the size cannot be right, or if there is no room."""
+        """The spool for content of ``size`` bytes; None if the size cannot be right, or the disk has no room."""
         if self.spool is not None:
             if self.spool.size == size:
                 return self.spool
             self.dispose()
         if self.want.kind == "manifests" and size > MAX_BYTES:
             return None
-        if not self._admit(self, size):
-            return None
         settings = self._parts.settings
         withheld = ALL_WITHHELD if self._whole(size) or settings.verify == "strict" else settings.holdback_bytes
-        try:
-            self.spool = await self._parts.room.open(size, withheld)
-        except OSError as error:
-            self._parts.metrics.turned_away.at("spool").inc()
-            extra = {"event": "fetch.spool_failed", "digest": self.want.digest, "errno": error.errno or 0}
-            log.info("the spool has no room", extra=extra)
+        while self.spool is None:
+            try:
+                self.spool = await self._parts.room.open(size, withheld)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not self._limits.make_room():
+                    self._limits.cannot_write(error)
+                    return None
         return self.spool
 
     def _whole(self, size: int) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from typing import Protocol
 
 from fastmirror.chunks.chunklist import Algorithm, Shape
 from fastmirror.chunks.verifier import Verifier
@@ -15,17 +15,22 @@ from fastmirror.routing import Peer
 log = logging.getLogger(__name__)
 
 
+class Asked(Protocol):
+    """Hears of the requests."""
+
+    def differs(self, peer: Peer) -> None:
+        """This peer has the content with another size; no piece is believed before this was said."""
+
+    def listed(self) -> None:
+        """A request is over."""
+
+
 class ListSearch:
-    """The requests for lists of one content, for its Verifier. Owns their tasks until :meth:`close`.
+    """The requests for lists of one content, for its Verifier. Owns their tasks until :meth:`close`."""
 
-    ``ended`` is called after each of them.
-    """
-
-    def __init__(
-        self, verifier: Verifier, algorithm: Algorithm, parts: FetchParts, ended: Callable[[], object]
-    ) -> None:
+    def __init__(self, verifier: Verifier, algorithm: Algorithm, parts: FetchParts, asked: Asked) -> None:
         self._verifier = verifier
-        self._ended = ended
+        self._asked = asked
         self._digest = verifier.subject.digest
         self._shape = Shape(verifier.subject.size, algorithm)
         self._parts = parts
@@ -76,7 +81,7 @@ class ListSearch:
             extra = {"event": "fetch.list_failed", "digest": self._digest}
             log.error("asking for a list failed", exc_info=error, extra=extra)
         self.look()
-        self._ended()
+        self._asked.listed()
 
     async def _receive(self, peer: Peer) -> None:
         def told(hashes: list[bytes]) -> None:
@@ -91,5 +96,7 @@ class ListSearch:
                 self._parts.book.note(peer, outcome, self._loop.time(), body=False)
             extra = {"event": "fetch.list_ended", "digest": self._digest, "peer": str(peer), "outcome": outcome}
             log.debug("a peer's list ended", extra=extra)
+            if outcome is PeerOutcome.DIFFERS and not self._closed:
+                self._asked.differs(peer)
             if not self._closed:
                 self._verifier.ended(peer)

@@ -35,6 +35,7 @@ VERDICTS: Final = {
     PeerOutcome.STALLED: Verdict.OPEN,
     PeerOutcome.TRUNCATED: Verdict.COUNT,
     PeerOutcome.GARBLED: Verdict.COUNT,
+    PeerOutcome.DIFFERS: Verdict.NOTHING,  # until it is known which size is right
     PeerOutcome.CORRUPT: Verdict.QUARANTINE,
     PeerOutcome.LEFT: Verdict.NOTHING,
 }

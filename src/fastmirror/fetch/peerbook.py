@@ -130,15 +130,21 @@ class PeerBook:
         digest again while a quarantine lasts, and one that is in such a mixture twice in that time is quarantined.
         """
         peers = list(contributors)
-        culprits = []
-        for peer in peers:
-            record = self._record(peer)
-            if len(peers) == 1 or now - record.suspected_at < QUARANTINE_SECONDS:
-                self.note(peer, PeerOutcome.CORRUPT, now)
-                culprits.append(peer)
-            record.suspected_at = now
-            self._doubts.put((peer, digest), now + QUARANTINE_SECONDS)
-        return culprits
+        return [peer for peer in peers if self.suspect(peer, digest, now, sure=len(peers) == 1)]
+
+    def suspect(self, peer: Peer, digest: Digest, now: float, *, sure: bool = False) -> bool:
+        """Something that ``peer`` gave or told of this content is wrong, perhaps by no fault of its own.
+
+        It is not asked for this digest again while a quarantine lasts; where it is ``sure``, or happens twice in that
+        time, the peer is quarantined. Returns whether it is.
+        """
+        record = self._record(peer)
+        culprit = sure or now - record.suspected_at < QUARANTINE_SECONDS
+        if culprit:
+            self.note(peer, PeerOutcome.CORRUPT, now)
+        record.suspected_at = now
+        self._doubts.put((peer, digest), now + QUARANTINE_SECONDS)
+        return culprit
 
     def begin(self, peer: Peer) -> None:
         """A body is being fetched from ``peer``; :meth:`end` goes with it."""

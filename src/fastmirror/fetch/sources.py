@@ -8,6 +8,7 @@ from typing import Final
 
 from fastmirror.fetch.outcome import PeerOutcome
 from fastmirror.fetch.peerbook import PeerBook
+from fastmirror.fetch.sizes import agreed, is_empty
 from fastmirror.oci.digest import Digest
 from fastmirror.routing import Holder, Peer
 
@@ -21,7 +22,7 @@ class Sources:
     """The holders of one digest and what became of asking them.
 
     ``contributors`` are the peers whose bytes are in what there is so far, with how many bytes. ``size`` is that of
-    the content in bytes, where it is known and not only told.
+    the content in bytes, where it is known and not only told: what one holder tells is a claim, no more.
     """
 
     def __init__(self, digest: Digest, book: PeerBook, size: int | None = None) -> None:
@@ -30,24 +31,52 @@ class Sources:
         self._digest = digest
         self._book = book
         self._failures: dict[Peer, int] = {}
-        self._sizes: dict[Peer, int] = {}
+        self._sizes: dict[Peer, int | None] = {}  # None: another one than it was asked for
+        self._refused: set[int] = set()
+        self._tries: Counter[int] = Counter()
         self._spent: set[Peer] = set()
 
     def add(self, holder: Holder) -> bool:
-        """A holder was found; False if it is none, because its size is not the known one."""
-        if self.size is not None and holder.size not in (None, self.size):
-            return False
-        self._failures.setdefault(holder.peer, 0)
+        """A holder was found; False if it is none, because its size is not the known one, or cannot be right."""
         if holder.size is not None:
             self._sizes[holder.peer] = holder.size
+            if self.size not in (None, holder.size) or (not holder.size and not is_empty(self._digest)):
+                return False
+        self._failures.setdefault(holder.peer, 0)
         return True
 
     def likely_size(self, now: float) -> int | None:
-        """The known size, else what most of those say that may be asked; None if nobody has said it."""
+        """The known size, else the next one to be tried of those that were told; None if nobody has told one.
+
+        First those that were tried least, then what most of those say that may be asked, then the smallest.
+        """
         if self.size is not None:
             return self.size
-        told = Counter(self._sizes[peer] for peer in self._open(now) if peer in self._sizes)
-        return max(told, key=lambda size: told[size]) if told else None
+        told = Counter(size for peer in self._open(now) if (size := self._sizes.get(peer)) is not None)
+        return min(told, key=lambda size: (self._tries[size], -told[size], size), default=None)
+
+    def tried(self, size: int) -> None:
+        """Content of this size is being fetched."""
+        self._tries[size] += 1
+
+    def refuse(self, size: int) -> None:
+        """There is no room for so much: who tells this size is not asked."""
+        self._refused.add(size)
+
+    def agreed_size(self, now: float) -> int | None:
+        """The known size, else the one that holders agree on; None if they do not, or none has told one."""
+        if self.size is not None:
+            return self.size
+        return agreed(self._claims(now))
+
+    def disputed(self, now: float) -> bool:
+        """Whether holders tell different sizes, and it is not known which one is right."""
+        return self.agreed_size(now) is None and len(set(self._claims(now))) > 1
+
+    def prove(self, size: int) -> list[Peer]:
+        """The content has its digest with this size; those that have told another one."""
+        self.size = size
+        return [peer for peer, told in self._sizes.items() if told != size]
 
     def ready(self, size: int | None, now: float, present: Collection[Peer] = ()) -> list[Peer]:
         """Who may be asked for content of this size (None: of any) besides those that are, the best first.
@@ -58,7 +87,7 @@ class Sources:
         peers = [
             peer
             for peer in self._open(now)
-            if peer not in present and (size is None or self._sizes.get(peer, size) == size)
+            if peer not in present and (size is None or (self._sizes.get(peer) or size) == size)
         ]
         ranked = self._book.rank(peers, self._digest, now)
         live = [peer for peer in ranked if self._book.live(peer, now)]
@@ -69,6 +98,8 @@ class Sources:
 
     def ended(self, peer: Peer, outcome: PeerOutcome, received: int) -> bool:
         """A request is over. Whether the peer may be asked for more at once; some may be later, see :meth:`ready`."""
+        if outcome is PeerOutcome.DIFFERS and self._sizes.get(peer) is None:
+            self._sizes[peer] = None
         if outcome is PeerOutcome.GOT:
             self._failures[peer] = 0
         elif outcome is not PeerOutcome.LEFT:
@@ -82,11 +113,18 @@ class Sources:
         """All bytes are thrown away. Who has told no size may have refused another one's, and is asked again."""
         self.contributors.clear()
         if self.size is None:
-            self._spent &= self._sizes.keys()
+            self._spent = {peer for peer in self._spent if self._sizes.get(peer) is not None}
+
+    def _claims(self, now: float) -> list[int | None]:
+        """What counts of what holders have told: nothing is no size of something."""
+        return [size for peer, size in self._sizes.items() if size != 0 and self._book.trusted(peer, self._digest, now)]
 
     def _open(self, now: float) -> list[Peer]:
         return [
             peer
             for peer, failures in self._failures.items()
-            if peer not in self._spent and failures < TRIES and self._book.trusted(peer, self._digest, now)
+            if peer not in self._spent
+            and failures < TRIES
+            and self._sizes.get(peer) not in self._refused
+            and self._book.trusted(peer, self._digest, now)
         ]

@@ -23,7 +23,8 @@ _INLINE_BYTES: Final = 8 * 1024 * 1024  # reserving more of a disk may take long
 class SpoolRoom:
     """The disk space for content on its way. ``used`` is what is taken of ``most`` bytes.
 
-    Raises ConfigError, naming ``spool_dir``, if the directory cannot be made or written to.
+    A directory that was removed meanwhile is made again. Raises ConfigError, naming ``spool_dir``, if the directory
+    cannot be made or written to.
     """
 
     def __init__(self, directory: str, most: int) -> None:
@@ -31,17 +32,12 @@ class SpoolRoom:
         self.most = most
         self.used = 0
         try:
-            os.makedirs(directory, mode=0o700, exist_ok=True)
             os.close(_unnamed_file(directory))
         except OSError as error:
             raise ConfigError(
                 f"spool_dir: cannot write files in {directory!r} ({error.strerror}):"
                 " set it to a directory that this user may write"
             ) from None
-
-    def has(self, size: int) -> bool:
-        """Whether ``size`` bytes are left of the budget. The disk itself may still have fewer."""
-        return self.used + size <= self.most
 
     async def open(self, size: int, withheld: int) -> Spool:
         """A file with room for ``size`` bytes on the disk. The caller releases it.
@@ -78,7 +74,8 @@ class Spool:
     """
 
     __slots__ = (
-        "_ahead", "_fd", "_holds", "_room", "_shown", "_waiting", "begun", "ended", "frontier", "limit", "size",
+        "_ahead", "_fd", "_holds", "_room", "_shown", "_usual", "_waiting", "begun", "ended", "frontier", "limit",
+        "size",
     )  # fmt: skip
 
     def __init__(self, room: SpoolRoom, fd: int, size: int, withheld: int) -> None:
@@ -88,7 +85,7 @@ class Spool:
         self.ended = False
         self.begun = False
         self._ahead = SpanSet()
-        self._shown = max(0, size - withheld)
+        self._shown = self._usual = max(0, size - withheld)
         self._room = room
         self._fd = fd
         self._holds = 1
@@ -128,6 +125,11 @@ class Spool:
             self.limit = limit
             self.begun = True
             self._wake()
+
+    def doubt(self, doubted: bool) -> None:
+        """Show nothing more before :meth:`verify`; or, if it is not ``doubted`` any more, what had been shown else."""
+        self._shown = 0 if doubted else self._usual
+        self.advance(self.frontier)
 
     def show(self, span: Span) -> None:
         """These bytes beyond the frontier are in the file and may be shown, but for those that are withheld."""
@@ -193,11 +195,15 @@ class Spool:
 
 def _unnamed_file(directory: str) -> int:
     """A file that no name leads to and that is gone when it is closed, also after kill -9."""
-    try:
-        return os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
-            raise
+    for _ in range(2):
+        try:
+            return os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+                raise
+            break
     fd, path = tempfile.mkstemp(dir=directory, prefix=".fastmirror-spool-")
     os.unlink(path)
     return fd

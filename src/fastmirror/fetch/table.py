@@ -17,6 +17,7 @@ from fastmirror.routing import Router
 log = logging.getLogger(__name__)
 
 SEEKING_PER_FETCH: Final = 8  # contents that are only looked for, per one that may be fetched
+RESUMED_SHARE: Final = 2  # of the limits is what content may take of which readers have a part already
 _QUIET_SECONDS: Final = 10.0  # between two log lines about a limit
 
 _Key = tuple[Digest, str]
@@ -26,7 +27,8 @@ class FetchTable:
     """Readers of the same content join the same fetch. Owns the fetches and their tasks until :meth:`close`.
 
     A fetch outlives its last reader by ``grace``. Limits: ``max_fetches`` and ``spool_bytes``; fetches without a reader
-    make room first. Content of which some reader has a part already (see Handover) is not subject to them.
+    make room first. Content of which a reader has a part already (see Handover) may go twice as far. ``Limits`` of its
+    fetches.
     """
 
     def __init__(self, parts: FetchParts, router: Router) -> None:
@@ -53,19 +55,20 @@ class FetchTable:
         """The fetch of this content, if there is one now."""
         return self._fetches.get((digest, kind))
 
-    def join(self, want: Want) -> Tap | None:
+    def join(self, want: Want, *, resumed: bool = False) -> Tap | None:
         """Become a reader of this content, which begins to be fetched if it is not already; None if a limit is met.
 
-        The caller closes the tap.
+        ``resumed`` says that the reader has a part of it already. The caller closes the tap.
         """
         key = (want.digest, want.kind)
         fetch = self._fetches.get(key)
         if fetch is None:
-            fetch = self._begin(want)
+            fetch = self._begin(want, resumed)
             if fetch is None:
                 return None
             self._fetches[key] = fetch
             self._tasks[fetch] = self._loop.create_task(self._run(fetch), name=f"fetch {want.digest[:19]}")
+        fetch.resumed = fetch.resumed or resumed
         timer = self._timers.pop(fetch, None)
         if timer is not None:
             timer.cancel()
@@ -87,53 +90,70 @@ class FetchTable:
 
     # ---- limits
 
-    def _begin(self, want: Want) -> LayerFetch | None:
+    def _begin(self, want: Want, resumed: bool) -> LayerFetch | None:
         if self._closed:
             return None
-        limit = None
-        if len(self._fetches) >= self.parts.settings.max_fetches * SEEKING_PER_FETCH:
+        share = RESUMED_SHARE if resumed else 1
+        limit = self._limit(self.parts.sizes.get(want.digest) or 0, share)
+        if len(self._fetches) >= self.parts.settings.max_fetches * SEEKING_PER_FETCH * share:
             limit = "fetches"
-        if self._refused(want.digest, limit or self._limit(self.parts.sizes.get(want.digest) or 0)):
+        if limit is not None:
+            self.turn_away(limit)
             return None
-        fetch = LayerFetch(want, self.parts, self.router, self._admit)
+        fetch = LayerFetch(want, self.parts, self.router, self)
         self.parts.log.begin(fetch.record)
         return fetch
 
-    def _admit(self, fetch: LayerFetch, size: int) -> bool:
-        """Whether ``fetch``, whose source says how large it is, may have a file now."""
-        return not self._refused(fetch.want.digest, self._limit(size))
+    def met(self, fetch: LayerFetch, size: int) -> str | None:
+        """See ``Limits.met``."""
+        return self._limit(size, RESUMED_SHARE if fetch.resumed else 1)
 
-    def _limit(self, size: int) -> str | None:
+    def _limit(self, size: int, share: int) -> str | None:
         """The limit that one more fetch of ``size`` bytes would break, even if others made room."""
-        if self.active >= self.parts.settings.max_fetches and not self._make_room(0):
-            return "fetches"
-        if not self.parts.room.has(size) and not self._make_room(size):
+        room = self.parts.room
+        if size > room.most * share:
             return "spool"
+        while self.active >= self.parts.settings.max_fetches * share:
+            if not self.make_room():
+                return "fetches"
+        while room.used + size > room.most * share:
+            if not self.make_room():
+                return "spool"
         return None
 
-    def _refused(self, digest: Digest, limit: str | None) -> bool:
-        """Whether a limit keeps this content from being fetched: not if a reader has a part of it."""
-        if limit is None or self.parts.handover.begun(digest, self._loop.time()) is not None:
-            return False
-        self._refuse(limit)
-        return True
-
-    def _make_room(self, size: int) -> bool:
-        """Drop verified content that nobody reads, the oldest first, until there is a place and ``size`` bytes."""
+    def make_room(self) -> bool:
+        """See ``Limits.make_room``: verified content that nobody reads goes, the oldest first."""
         for fetch in list(self._timers):
             if fetch.stage is Stage.VERIFIED:
                 self._retire(fetch)
-                if self.active < self.parts.settings.max_fetches and self.parts.room.has(size):
-                    return True
+                return True
         return False
 
-    def _refuse(self, limit: str) -> None:
+    def turn_away(self, limit: str) -> None:
+        """See ``Limits.turn_away``."""
         self.parts.metrics.turned_away.at(limit).inc()
-        now = self._loop.time()
-        if now - self._loud_at >= _QUIET_SECONDS:
-            self._loud_at = now
+        if self._loud():
             extra = {"event": "fetch.turned_away", "limit": limit}
             log.info("content is not fetched from peers: a limit is met", extra=extra)
+
+    def cannot_write(self, error: OSError) -> None:
+        """See ``Limits.cannot_write``."""
+        self.parts.metrics.turned_away.at("spool").inc()
+        if self._loud():
+            directory = self.parts.room.directory
+            log.warning(
+                "content is not fetched from peers: no file for it in %s (%s); make room there, or set spool_dir to a"
+                " directory on another disk",
+                directory,
+                error.strerror,
+                extra={"event": "fetch.spool_failed", "errno": error.errno or 0},
+            )
+
+    def _loud(self) -> bool:
+        now = self._loop.time()
+        loud = now - self._loud_at >= _QUIET_SECONDS
+        self._loud_at = now if loud else self._loud_at
+        return loud
 
     # ---- ends
 
@@ -143,7 +163,9 @@ class FetchTable:
         finally:
             del self._tasks[fetch]
             self.parts.log.end(fetch.record)
-            if fetch.stage is Stage.OVER:
+            if self._fetches.get((fetch.want.digest, fetch.want.kind)) is not fetch:
+                fetch.dispose()  # it was dropped while this went on
+            elif fetch.stage is Stage.OVER:
                 self._drop(fetch)
 
     def _left(self, fetch: LayerFetch) -> None:
@@ -165,7 +187,9 @@ class FetchTable:
         key = (fetch.want.digest, fetch.want.kind)
         if self._fetches.get(key) is fetch:
             del self._fetches[key]
-        fetch.dispose()
+        # Claims that are under way write into the file until the task has ended; those of verified content have ended.
+        if fetch not in self._tasks or fetch.stage is Stage.VERIFIED:
+            fetch.dispose()
 
     def _peers_that_are(self, state: str) -> int:
         health = self.parts.book.health(self.router.peers(), self._loop.time())

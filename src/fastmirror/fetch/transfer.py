@@ -74,6 +74,7 @@ class Transfer:
         self._came: list[tuple[Peer, Span]] = []  # what may have to be looked at again
         self._verifier, self._lists = self._make_verifier(algorithm)
         self._joined = 0
+        self.weigh()
         self._returning = self._loop.call_later(RETURN_SECONDS, self._look_for_returned)
         self.recruit()
         self._drivers.wake()  # also if nobody has joined: then that has to be noticed
@@ -111,6 +112,16 @@ class Transfer:
         if self._lists is not None:
             self._lists.look()
 
+    def weigh(self) -> None:
+        """Somebody has told a size: where there is doubt nothing is shown before all of it is verified, and where
+        others agree on another size this attempt is over. What was shown is not taken back.
+        """
+        if not self._spool.begun:
+            now = self._loop.time()
+            self._spool.doubt(self._sources.disputed(now))
+            if self._sources.agreed_size(now) not in (None, self._spool.size):
+                self.give_up()
+
     def give_up(self) -> None:
         """End it as starved."""
         self._end(Verdict.STARVED)
@@ -139,7 +150,7 @@ class Transfer:
     def _make_verifier(self, algorithm: Algorithm | None) -> tuple[Verifier, ListSearch | None]:
         subject = Subject(self._want.digest, self._spool.size, algorithm)
         verifier = Verifier(subject, self._spool, self._parts.checks, self)
-        return verifier, None if algorithm is None else ListSearch(verifier, algorithm, self._parts, self.changed.set)
+        return verifier, None if algorithm is None else ListSearch(verifier, algorithm, self._parts, self)
 
     def _look_again(self) -> None:
         """Whose piece is wrong is found by lists, from those who sent them and from others."""
@@ -197,7 +208,10 @@ class Transfer:
         )  # fmt: skip
         if error:
             self._break("the spool cannot be written", error)
-        return self._sources.ended(peer, outcome, count)
+        stays = self._sources.ended(peer, outcome, count)
+        if outcome is PeerOutcome.DIFFERS:
+            self.weigh()
+        return stays
 
     def stepped(self) -> None:
         """See ``Crew.stepped``."""
@@ -207,6 +221,18 @@ class Transfer:
             self.recruit()  # somebody else may have waited for a place
         if self._plan.starved:
             self.changed.set()
+
+    # ---- heard from the search for lists
+
+    def differs(self, peer: Peer) -> None:
+        """See ``Asked.differs``."""
+        self._sources.ended(peer, PeerOutcome.DIFFERS, 0)
+        self._drivers.leave(peer)
+        self.weigh()
+
+    def listed(self) -> None:
+        """See ``Asked.listed``."""
+        self.changed.set()
 
     # ---- heard from the checks
 

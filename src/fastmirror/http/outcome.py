@@ -22,6 +22,8 @@ class PeerOutcome(enum.StrEnum):
     """The connection ended in the middle of the answer, by FIN or RST."""
     GARBLED = "garbled"
     """An answer that is not what was asked for: another status, length, range or coding, or no HTTP at all."""
+    DIFFERS = "differs"
+    """It has something under this name, but of another size than it was asked for."""
     CORRUPT = "corrupt"
     """Its bytes do not have the digest."""
     LEFT = "left"

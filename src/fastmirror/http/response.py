@@ -17,6 +17,7 @@ MAX_HEAD: Final = 16 * 1024  # httptools has no limits, and takes quadratic time
 MAX_FIELDS: Final = 100
 _END: Final = b"\r\n\r\n"
 _CONTENT_RANGE: Final = re.compile(rb"bytes ([0-9]{1,15})-([0-9]{1,15})/([0-9]{1,15})", re.ASCII)
+_NO_RANGE: Final = re.compile(rb"bytes \*/([0-9]{1,15})", re.ASCII)
 _LENGTH: Final = re.compile(rb"[0-9]{1,15}", re.ASCII)
 _LACKS: Final = frozenset({401, 403, 404})  # a challenge is never followed: it could name any place
 _BUSY: Final = frozenset({429, 503})
@@ -125,9 +126,12 @@ def refusal(head: Head) -> PeerOutcome:
 def part_of(head: Head, ask: Ask) -> Part | PeerOutcome:
     """Which bytes the body of this answer is, if it is exactly what was asked for; else how the request ended.
 
-    No coding, no redirect, no length that is not told or not the known one, no other range than the asked one.
+    No coding, no redirect, no length that is not told, no other range than the asked one; DIFFERS if all of this is
+    well and the size is not the known one.
     """
     if head.status != (200 if ask.span is None else 206):
+        if head.status == 416 and ask.size is not None and _beyond(ask.size, head):
+            return PeerOutcome.DIFFERS
         # 200 and 206 at the wrong time are no refusals: they would be taken for the other bytes
         return PeerOutcome.GARBLED if head.status in (200, 206) else refusal(head)
     length = head.length
@@ -135,9 +139,15 @@ def part_of(head: Head, ask: Ask) -> Part | PeerOutcome:
         return PeerOutcome.GARBLED
     content_range = head.fields.get(b"content-range")
     part = _whole(length, content_range) if ask.span is None else _ranged(ask.span, length, content_range)
-    if part is None or (ask.size is not None and part.size != ask.size):
+    if part is None:
         return PeerOutcome.GARBLED
-    return part
+    return part if ask.size in (None, part.size) else PeerOutcome.DIFFERS
+
+
+def _beyond(size: int, head: Head) -> bool:
+    """Whether a 416 says that its content ends elsewhere."""
+    match = _NO_RANGE.fullmatch(head.fields.get(b"content-range", b""))
+    return match is not None and int(match[1]) != size
 
 
 def _whole(length: int, content_range: bytes | None) -> Part | None:

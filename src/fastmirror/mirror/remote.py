@@ -10,6 +10,7 @@ from typing import Final
 
 from fastmirror.errors import RegistryError
 from fastmirror.fetch.layer import LayerFetch, Stage
+from fastmirror.fetch.sizes import agreed
 from fastmirror.fetch.spool import Spool
 from fastmirror.fetch.table import FetchTable
 from fastmirror.fetch.tags import agreed_target
@@ -94,15 +95,17 @@ class Remote:
         begun = handover.begun(digest, now)
         etag = answers.etag(digest)
         span = None if begun is None else span_for(request.range, request.if_range, etag, begun)
+        resumed = span is not None and span.start > 0
         if handover.was_cut(digest, span.start if span else 0, now):
             raise pull.unknown("the body ended here because no peer could go on; ask the next host")
         with contextlib.ExitStack() as stack:
             try:
-                tap = stack.enter_context(self._join(Want(digest, "blobs", pull.repository, pull.registry), pull))
+                want = Want(digest, "blobs", pull.repository, pull.registry)
+                tap = stack.enter_context(self._join(want, pull, resumed=resumed))
                 if not await _settled(tap):
                     raise pull.unknown("no peer has it")
             except RegistryError:
-                if begun is None or span is None or not span.start:
+                if begun is None or span is None or not resumed:
                     raise
                 return self._nothing(pull, digest, span, begun, done)
             fetch = tap.fetch
@@ -143,8 +146,12 @@ class Remote:
         return Reply(answers.blob_head(digest, size, None, pull.registry))
 
     async def _ask_size(self, digest: Digest) -> int | None:
-        """The size of a blob that some peer has."""
-        told = self._parts.sizes.get(digest)
+        """The size of a blob that some peer has; None if nobody has it, or those who have it do not agree.
+
+        Where no manifest has told it all peers are heard, since what one of them says is only a claim.
+        """
+        known = self._parts.sizes.get(digest)
+        claims: list[int | None] = []
         lookup = self._table.router.find(digest)
         try:
             async for holder in lookup:
@@ -152,17 +159,20 @@ class Remote:
                 if size is None:
                     answer = await self._parts.asker.ask(holder.peer, digest, self._parts.settings.lookup_timeout)
                     size = answer.size if answer else None
-                if size is not None and told in (None, size):
+                if size is None or (known is None and not size):
+                    continue
+                if known == size:
                     return size
+                claims.append(size)
         finally:
             await lookup.aclose()
-        return None
+        return agreed(claims) if known is None else None
 
     def _cut(self, digest: Digest, offset: int) -> None:
         self._parts.handover.cut(digest, offset, self._loop.time())
 
-    def _join(self, want: Want, pull: Pull) -> contextlib.closing[Tap]:
-        tap = self._table.join(want)
+    def _join(self, want: Want, pull: Pull, *, resumed: bool = False) -> contextlib.closing[Tap]:
+        tap = self._table.join(want, resumed=resumed)
         if tap is None:
             raise pull.unknown("this node fetches as much as it may already")
         return contextlib.closing(tap)

@@ -16,7 +16,9 @@ from fastmirror.observe.instruments import Cell, Distribution, Family, LabelValu
 LISTENERS: Final = ("registry", "peer", "admin")
 DATA_LISTENERS: Final = LISTENERS[:2]
 SOURCES: Final = ("local", "peers", "none")
-OUTCOMES: Final = ("got", "lacks", "busy", "unreachable", "stalled", "truncated", "garbled", "corrupt", "left")
+OUTCOMES: Final = (
+    "got", "lacks", "busy", "unreachable", "stalled", "truncated", "garbled", "differs", "corrupt", "left",
+)  # fmt: skip
 REFUSALS: Final = ("address", "signature", "frame", "room", "crowd", "suspicion", "admission")
 PEER_STATES: Final = ("live", "backoff", "quarantined")
 

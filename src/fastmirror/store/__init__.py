@@ -115,6 +115,9 @@ class BlobStore(Protocol):
     def names(self, digest: Digest) -> frozenset[str]:
         """The ``registry/repository`` names whose images use this content, as far as known; empty if none."""
 
+    def expected_size(self, digest: Digest) -> int | None:
+        """The size that manifests here give this content, wherever it is; None if none does, or they differ."""
+
     def digests(self) -> Iterable[Digest]:
         """All content that is here, in no order."""
 

@@ -77,6 +77,10 @@ class Catalog:
         """The ``registry/repository`` names whose images use this content."""
         return self.graph.names(digest)
 
+    def expected_size(self, digest: Digest) -> int | None:
+        """The size in bytes that manifests here give this content, wherever it is; None if none or several."""
+        return self.graph.size(digest)
+
     def media_type(self, digest: Digest) -> str | None:
         """The media type from a manifest's own bytes, which are read when it is first asked for; else None."""
         manifest = self.graph.manifest(digest)

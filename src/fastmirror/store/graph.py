@@ -90,6 +90,12 @@ class ContentGraph:
             return True
         return any(target.size == size for _, target in holds.values())
 
+    def size(self, digest: Digest) -> int | None:
+        """The size that those who name this content give it; None if none does, or they differ."""
+        told = {child.size for child in self._parents.get(digest, {}).values()}
+        told.update(target.size for _, target in self._holds.get(digest, {}).values())
+        return told.pop() if len(told) == 1 else None
+
     def is_expected_manifest(self, digest: Digest) -> bool:
         """Whether a label or a known index names this content as a manifest or index."""
         if any(target.media_type in MANIFEST_TYPES for _, target in self._holds.get(digest, {}).values()):

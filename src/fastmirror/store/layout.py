@@ -169,6 +169,10 @@ class LayoutStore:
         self._refresh()
         return self._catalog.names(digest)
 
+    def expected_size(self, digest: Digest) -> int | None:
+        """See ``BlobStore.expected_size``."""
+        return self._catalog.expected_size(digest)
+
     def digests(self) -> list[Digest]:
         """All content that is here."""
         if not self._running:

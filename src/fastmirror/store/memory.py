@@ -79,6 +79,10 @@ class MemoryStore:
         """The ``registry/repository`` names that reach this content."""
         return self._catalog.names(digest)
 
+    def expected_size(self, digest: Digest) -> int | None:
+        """See ``BlobStore.expected_size``."""
+        return self._catalog.expected_size(digest)
+
     def digests(self) -> list[Digest]:
         """All content that is here."""
         return self._catalog.digests()

@@ -54,6 +54,11 @@ class SeveralStores:
         """The ``registry/repository`` names that any store knows for this content."""
         return frozenset().union(*(store.names(digest) for store in self._stores))
 
+    def expected_size(self, digest: Digest) -> int | None:
+        """What the manifests of all stores give, if they agree."""
+        told = {size for store in self._stores if (size := store.expected_size(digest)) is not None}
+        return told.pop() if len(told) == 1 else None
+
     def digests(self) -> list[Digest]:
         """All content, each once."""
         return list(dict.fromkeys(digest for store in self._stores for digest in store.digests()))
