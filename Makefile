@@ -18,6 +18,7 @@ help:
 setup:
 	@tools/venv.sh
 	@for job in demo test bench; do tools/debian.sh $$job; done
+	@tools/containerd-versions.sh || true
 
 build:
 	@tools/venv.sh

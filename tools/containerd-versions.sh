@@ -5,6 +5,7 @@
 #   tools/containerd-versions.sh           get what is missing, print "VERSION<TAB>DIRECTORY" for each that runs
 #   tools/containerd-versions.sh --list    print what is there already; no network
 #
+# Only root can run them, and FASTMIRROR_APT=no leaves the machine as it is: in both cases --list is meant.
 # The directories are below ${FASTMIRROR_CONTAINERD_CACHE:-${XDG_CACHE_HOME:-~/.cache}/fastmirror/containerd}, each with
 # containerd, ctr and the shim. An installed containerd is listed too. Exit 0 if at least one runs, 1 if none does.
 set -u
@@ -30,7 +31,9 @@ fetch() {
     mkdir -p "$work/lists/partial" "$work/cache/archives/partial" "$work/deb" "$cache"
     local keyring=/usr/share/keyrings/debian-archive-keyring.gpg
     echo "deb [signed-by=$keyring] $url $suite main" >"$work/sources.list"
-    local options=(-q -o "Dir::Etc::sourcelist=$work/sources.list" -o Dir::Etc::sourceparts=/dev/null
+    # The machine's own packages are not asked about: what is unpacked needs none of them. sid may be a copy of some
+    # days ago, which its signature vouches for and its date does not.
+    local options=(-q -o Dir::State::status=/dev/null -o Acquire::Check-Valid-Until=false -o "Dir::Etc::sourcelist=$work/sources.list" -o Dir::Etc::sourceparts=/dev/null
         -o "Dir::State::lists=$work/lists" -o "Dir::Cache=$work/cache" -o APT::Sandbox::User=root
         -o Acquire::Languages=none -o Acquire::Retries=2 -o Acquire::http::Timeout=30)
     if apt-get "${options[@]}" update >"$work/log" 2>&1 &&
@@ -60,7 +63,7 @@ list() {
     done | sort -V
 }
 
-if [ "${1:-}" != --list ]; then
+if [ "${1:-}" != --list ] && [ "$(id -u)" = 0 ] && [ "${FASTMIRROR_APT:-yes}" != no ]; then
     url=$(mirror)
     if [ -z "$url" ] || ! command -v dpkg-deb >/dev/null || ! command -v apt-get >/dev/null; then
         say "this machine has no Debian mirror configured: only an installed containerd can be used"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.kit import faults
-from tests.kit.containerd import Containerd, Generation, containerd, generations
+from tests.kit.containerd import Containerd, Generation, at_least, containerd
 from tests.kit.faults import Fault
 from tests.kit.faulty_peer import FaultyPeer
 from tests.kit.images import Image
@@ -26,9 +26,7 @@ max_concurrent_downloads = 3
 """
 
 
-@pytest.fixture(
-    scope="module", params=[generation for generation in generations() if generation.number >= (2, 1)], ids=str
-)
+@pytest.fixture(scope="module", params=at_least(2, 1), ids=str)
 def containerds(request: pytest.FixtureRequest) -> Iterator[tuple[Containerd, Containerd]]:
     generation: Generation = request.param
     with containerd(generation) as holder, containerd(generation, settings=SETTINGS) as puller:

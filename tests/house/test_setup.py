@@ -60,6 +60,35 @@ def test_missing_headers_are_told_in_one_line(checkout: Path) -> None:
     assert f"python{sys.version_info.major}.{sys.version_info.minor}-dev" in setup.stderr
 
 
+def test_all_that_is_missing_is_told_at_once_with_what_brings_it(checkout: Path) -> None:
+    bare = checkout / "bare-python"
+    bare.write_text(f'#!/bin/sh\ncase "$2" in *Python.h*|*ensurepip*) exit 1 ;; esac\nexec {sys.executable} "$@"\n')
+    bare.chmod(0o755)
+    setup = run(checkout, "venv.sh", PYTHON=str(bare), CC="no-such-compiler")
+    assert (setup.returncode, setup.stderr.count("\n")) == (1, 1)
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    assert setup.stderr.endswith(f": install {version}-venv {version}-dev gcc libc6-dev (Debian's names)\n")
+
+
+def test_where_gmp_is_missing_an_environment_without_libp2p_is_kept_and_said(checkout: Path) -> None:
+    (checkout / ".venv" / "bin").mkdir(parents=True)
+    (checkout / ".venv" / "bin" / "python").symlink_to(sys.executable)
+    said = run(checkout, "venv.sh", CC="no-such-compiler", PYTHON="no-such-python").stderr
+    assert "needs Python 3.11" in said
+    files = [(checkout / name).read_bytes() for name in ("pyproject.toml", "tools/venv.sh")]
+    sums = subprocess.run(["cksum"], input=b"".join(files), capture_output=True, check=True).stdout.decode().strip()
+    (checkout / ".venv" / ".made-from").write_text(f"{sums}, without libp2p\n")
+    setup = run(checkout, "venv.sh", CC="no-such-compiler", PYTHON="no-such-python")
+    assert (setup.returncode, setup.stderr.count("\n")) == (0, 1)
+    assert "tests/p2p) are left out: install libgmp-dev" in setup.stderr
+
+
+def test_containerds_are_only_listed_where_nothing_may_be_installed(checkout: Path) -> None:
+    cache = checkout / "cache"
+    run(checkout, "containerd-versions.sh", FASTMIRROR_CONTAINERD_CACHE=str(cache))
+    assert not cache.exists()
+
+
 def test_missing_commands_are_named_with_what_needs_them_and_are_no_failure(checkout: Path) -> None:
     (checkout / "tools" / "debian.txt").write_text("no-such-command some-package demo,test a demonstration\n")
     for job in ("demo", "test"):

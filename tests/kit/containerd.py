@@ -21,6 +21,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.kit.process import environment
 from tests.kit.waiting import eventually
 
@@ -55,6 +57,13 @@ def generations() -> tuple[Generation, ...]:
     done = subprocess.run(script, capture_output=True, text=True, check=False)
     found = (line.split("\t") for line in done.stdout.splitlines())
     return tuple(Generation(version, Path(directory)) for version, directory in found)
+
+
+def at_least(major: int, minor: int) -> list[Any]:
+    """Parameters for a fixture: the generations from this one on; if there are none, a skip that says so."""
+    found = [generation for generation in generations() if generation.number >= (major, minor)]
+    what = f"containerd {major}.{minor}"
+    return found or [pytest.param(None, marks=pytest.mark.needs("root", what), id="none")]
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,17 @@ from fastmirror.inventory.bridge import Start
 from fastmirror.routing.inventory import InventoryRouter
 from tests.kit.cluster import loopback_hosts
 from tests.kit.waiting import pause
+
+
+class LeftOut(pytest.Module):
+    """A module of tests on a machine without py-libp2p (tools/venv.sh): skipped as a whole, by name."""
+
+    def collect(self) -> Iterator[pytest.Item]:  # type: ignore[override]
+        raise pytest.skip.Exception("needs py-libp2p: install libgmp-dev, then make build", allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    return LeftOut.from_parent(parent, path=module_path) if find_spec("libp2p") is None else None
 
 
 @dataclass
