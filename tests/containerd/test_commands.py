@@ -184,7 +184,7 @@ class TestDoctor:
         assert configured(shared, mirror).returncode == 0
         eventually(lambda: metric(mirror, "fastmirror_blobs") >= 5, "the mirror has the image")
         peer = f"{mirror.peer[0]}:{mirror.peer[1]}"
-        found = self.examine(shared, mirror, "--peers", peer, "--probe")
+        found = self.examine(shared, mirror, "--peers", peer, "--peer-addr", peer, "--probe")
         assert {check: finding["outcome"] for check, finding in found.items()} == {
             "containerd": "fine",
             "config_path": "fine",
@@ -195,6 +195,7 @@ class TestDoctor:
             "hosts.toml of _default": "fine",
             "mirror": "fine",
             "end to end": "fine",
+            "peer listener": "note",
             f"peer {peer}": "fine",
         }
         assert os.listdir(shared.certs / "_default") == ["hosts.toml"]

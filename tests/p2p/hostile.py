@@ -44,7 +44,7 @@ class Hostile:
         """Get a link, do ``act`` with it, and wait for its end."""
         try:
             stream = await trio.open_tcp_stream(*self.place)
-            secured = await greet(stream, self.guest, None, True)
+            secured, _ = await greet(stream, self.guest, None, True)
             wire, muxer = await muxed(secured, True)
             async with trio.open_nursery() as nursery:
                 wire.scope = nursery.cancel_scope

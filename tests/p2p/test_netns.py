@@ -133,15 +133,18 @@ def test_the_router_process_dies_and_the_others_see_it_come_back(net):
     net.wait({0: 1, 1: 1}, "it is back", STARTED)
 
 
-def test_nodes_find_each_other_over_ipv6(tmp_path):
-    with places(2) as where, contextlib.ExitStack() as stack:
+def test_a_node_with_both_families_is_found_and_serves_over_either(tmp_path):
+    with places(3) as where, contextlib.ExitStack() as stack:
         for number, place in enumerate(where):
             place.run("ip", "addr", "add", f"fd00:f5::{number + 1}/64", "dev", "eth0", "nodad")
         net = Net(tmp_path, stack, where)
-        for number in range(2):
-            flags = {"bootstrap": "[fd00:f5::1]:4400", "router_addr": "[::]:4400", "peer_cidr": "fd00:f5::/64"}
-            net.start(number, peer_addr="[::]:5001", **flags)
-        net.wait({0: 1, 1: 1}, "both are joined", STARTED)
+        both, four, six = "198.18.0.0/16,fd00:f5::/64", "198.18.0.0/16", "fd00:f5::/64"
+        net.start(0, router_addr="[::]:4400", peer_addr="[::]:5001", peer_cidr=both)
+        net.start(1, router_addr="0.0.0.0:4400", peer_addr="0.0.0.0:5001", peer_cidr=four)
+        net.start(2, bootstrap="[fd00:f5::1]:4400", router_addr="[::]:4400", peer_addr="[::]:5001", peer_cidr=six)
+        net.wait({0: 2, 1: 1, 2: 1}, "each is met where it can be", STARTED)
+        where[1].run("curl", "-sf", f"http://{where[0].host}:5001/v2/")
+        where[2].run("curl", "-sf", "http://[fd00:f5::1]:5001/v2/")
 
 
 def test_a_node_is_met_at_another_address_where_its_first_does_not_answer(tmp_path):

@@ -43,6 +43,20 @@ async def test_the_secret_is_rotated_without_anybody_leaving(cluster, tmp_path):
     assert "ended" in await hostile("join", cluster, cluster.hosts[5], OLD, "1")
 
 
+async def test_who_only_knows_a_secret_that_was_taken_away_has_to_go_and_nobody_else(cluster, tmp_path):
+    files = [secrets(tmp_path / str(number), OLD) for number in range(3)]
+    ours, theirs, late = (cluster.start(number, secret_file=file) for number, file in enumerate(files))
+    await until(lambda: all(len(router.peers()) == 2 for router in (ours, theirs, late)), "all are joined")
+    token = ours.accepted
+    for stage in ((OLD, NEW), (NEW, OLD), (NEW,)):
+        for number in range(2):
+            secrets(tmp_path / str(number), *stage)
+    await until(lambda: ours.peers() == [Peer(cluster.hosts[1], 5001)], "who does not know the new one is gone", 30)
+    await until(lambda: theirs.peers() == [Peer(cluster.hosts[0], 5001)], "and from the other, too", 30)
+    await until(lambda: ours.counters()["losses"] == theirs.counters()["losses"] == 1, "nobody else ever was")
+    await until(lambda: ours.accepted[0] not in token, "and what it knows of the peer listener gets old")
+
+
 async def test_peers_show_each_other_a_token_where_trust_is_set_up(cluster, tmp_path):
     file = secrets(tmp_path / "s", OLD)
     ours, theirs = cluster.start(0, secret_file=file), cluster.start(1, secret_file=file)

@@ -13,7 +13,7 @@ from fastmirror.p2p.wire import RELEASE, Wire, greet, muxed
 
 async def _end(nursery: trio.Nursery, sock: trio.socket.SocketType, initiator: bool, made: dict[bool, Wire]) -> None:
     guest = Guest(create_new_key_pair(), (), list)
-    secured = await greet(trio.SocketStream(sock), guest, None, initiator)
+    secured, _ = await greet(trio.SocketStream(sock), guest, None, initiator)
     wire, muxer = await muxed(secured, initiator)
     nursery.start_soon(muxer.start)
     await wire.begin()

@@ -20,6 +20,7 @@ from fastmirror.containerd.findings import (
     judge_fetch_buffer,
     judge_hosts,
     judge_mirror,
+    judge_peer_listener,
     judge_peers,
     judge_probe,
     judge_served,
@@ -121,6 +122,22 @@ def test_the_mirror_and_the_peers(kind):
     outcome = FINE if kind is Kind.OURS else PROBLEM
     assert judge_mirror(URL, Answer(kind, "1.0"), "1.0").outcome is outcome
     assert [finding.outcome for finding in judge_peers({"a:1": Answer(kind, "")})] == [outcome]
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome", "said"),
+    [
+        (Answer(Kind.OURS, "1.0", 200), Outcome.NOTE, "is open"),
+        (Answer(Kind.OURS, "1.0", 403), FINE, "asks other nodes for proof"),
+        (Answer(Kind.ABSENT, "refused"), UNSEEN, "nothing listens there"),
+        (Answer(Kind.FOREIGN, "status 403", 403), UNSEEN, "something else answers"),
+    ],
+)
+def test_it_is_said_whether_strangers_are_served(answer, outcome, said):
+    found = judge_peer_listener("0.0.0.0:5001", answer)
+    assert found.outcome is outcome
+    assert said in found.what
+    assert exit_of([found]) is (Exit.UNSEEN if outcome is UNSEEN else Exit.FINE)
 
 
 def test_another_version_of_fastmirror_is_fine_and_told():

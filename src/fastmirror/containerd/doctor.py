@@ -25,6 +25,7 @@ class Questions(NamedTuple):
     """What to look at. Without ``socket`` (a store of plain files) containerd is not asked."""
 
     mirror: str
+    peer_addr: str
     certs_dir: Path
     containerd_config: Path
     socket: str | None = None
@@ -46,6 +47,7 @@ def questions(settings: Settings, **given: Any) -> Questions:
     socket = store.path if store is not None else None if plain else USUAL_SOCKET
     return Questions(
         mirror=hosts.mirror_url(given["mirror"] or _url(settings.serve.registry_addr)),
+        peer_addr=settings.serve.peer_addr,
         certs_dir=Path(given["certs_dir"]),
         containerd_config=Path(given["containerd_config"]),
         socket=socket,
@@ -83,6 +85,7 @@ async def examine(questions: Questions) -> list[Finding]:
     made += _look_at_certs(questions)
     made.append(findings.judge_mirror(questions.mirror, probe(questions.mirror), __version__))
     made.append(findings.judge_served(look.look_at_served(questions.mirror, listed)))
+    made.append(findings.judge_peer_listener(questions.peer_addr, probe(_url(questions.peer_addr))))
     made += findings.judge_peers({peer: probe(f"http://{peer}") for peer in questions.peers})
     return made
 
@@ -124,7 +127,7 @@ def to_json(made: list[Finding]) -> str:
 
 def render(made: list[Finding]) -> str:
     """The findings for a person."""
-    marks = {Outcome.FINE: "ok", Outcome.PROBLEM: "PROBLEM", Outcome.UNSEEN: "unseen"}
+    marks = {Outcome.FINE: "ok", Outcome.NOTE: "note", Outcome.PROBLEM: "PROBLEM", Outcome.UNSEEN: "unseen"}
     lines = []
     for finding in made:
         lines.append(f"{marks[finding.outcome]:8} {finding.check}: {finding.what}")

@@ -22,6 +22,7 @@ class Outcome(Enum):
     """How a question was answered."""
 
     FINE = "fine"
+    NOTE = "note"  # no fault, but one should know it
     PROBLEM = "problem"
     UNSEEN = "unseen"
 
@@ -225,6 +226,22 @@ def judge_peers(answers: Mapping[str, Answer]) -> list[Finding]:
         mend = "is fastmirror running there, does it listen on that address, does a firewall drop the port?"
         findings.append(Finding(check, Outcome.PROBLEM, str(answer), "its content cannot be fetched", mend))
     return findings
+
+
+def judge_peer_listener(where: str, answer: Answer) -> Finding:
+    """Whether this node's peer listener asks who comes for proof that it is a node of the cluster."""
+    check = "peer listener"
+    if answer.kind is not Kind.OURS:
+        why = "whether strangers can read images there cannot be seen"
+        return Finding(check, Outcome.UNSEEN, f"{where}: {answer}", why, "give --peer-addr as serve has it")
+    if answer.status == 403:
+        return Finding(check, Outcome.FINE, f"{where} asks other nodes for proof that they are let in")
+    why = "whoever reaches it can read every image that this node serves, private ones too"
+    mend = (
+        "set admission_secret_file (or allow_peer_id) with the libp2p router on all nodes, "
+        "or let a firewall pass other nodes only"
+    )
+    return Finding(check, Outcome.NOTE, f"{where} is open", why, mend)
 
 
 class ServedSeen(NamedTuple):

@@ -25,6 +25,7 @@ class Answer(NamedTuple):
 
     kind: Kind
     detail: str
+    status: int = 0
 
     def __str__(self) -> str:
         return f"{self.kind.value} ({self.detail})"
@@ -43,9 +44,9 @@ def probe(url: str, timeout: float = TIMEOUT_SECONDS) -> Answer:
         answer = connection.getresponse()
         version = answer.getheader(HEADER)
         if version is not None:
-            return Answer(Kind.OURS, version)
+            return Answer(Kind.OURS, version, answer.status)
         server = answer.getheader("Server") or "no Server header"
-        return Answer(Kind.FOREIGN, f"status {answer.status}, {server}")
+        return Answer(Kind.FOREIGN, f"status {answer.status}, {server}", answer.status)
     except TimeoutError:
         return Answer(Kind.SILENT, f"no answer within {timeout:g} s")
     except (OSError, http.client.HTTPException) as error:

@@ -39,7 +39,7 @@ def leads_here(other: Address, bound: Iterable[str], own: frozenset[str]) -> boo
         if mine.host in ("0.0.0.0", "::"):
             with contextlib.suppress(ValueError):  # a name
                 place = ipaddress.ip_address(other.host)
-                same_family = (place.version == 6) == (mine.host == "::")
-                if same_family and (place.is_loopback or other.host in own):
+                answered = place.version == 4 or mine.host == "::"  # :: takes IPv4 too
+                if answered and (place.is_loopback or other.host in own):
                     return True
     return False

@@ -73,7 +73,7 @@ class Server:
         return [_show(sock.getsockname()) for sock in self._sockets]
 
     def listen(self, address: str, setting: str, *, same_node: bool = False) -> None:
-        """Bind and accept from now on; ``same_node`` says that the clients are on this node.
+        """Bind and accept from now on; ``::`` takes IPv4 too. ``same_node`` says that the clients are on this node.
 
         Raises StartFailed (port taken, address not ours) that names ``setting``.
         """
@@ -86,7 +86,7 @@ class Server:
             sock = socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != "::")
             try:
                 sock.bind(where)
                 sock.listen(BACKLOG)
@@ -144,7 +144,7 @@ class Server:
                     return
                 continue  # the client went away while it waited: accept(2)
             client.setblocking(False)
-            self._admit(client, where[0])
+            self._admit(client, where[0].removeprefix("::ffff:"))
 
     def _admit(self, client: socket.socket, address: str) -> None:
         if not self._admission.admits(address):

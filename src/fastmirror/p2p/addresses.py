@@ -47,9 +47,8 @@ def claimed(listen_host: str, peer_host: str, realm: Realm) -> list[str]:
     for host in (peer_host, listen_host):
         if host not in _WILDCARDS:
             return [host]
-    # the router's :: takes IPv4 too, the peer listener's does not
-    family = socket.AF_INET6 if peer_host == "::" else socket.AF_INET
-    return [host for host in machine_hosts() if host in realm and _family(host) == family][:MOST_HOSTS]
+    both = peer_host == listen_host == "::"  # :: takes IPv4 too, 0.0.0.0 no IPv6
+    return [host for host in machine_hosts() if host in realm and (both or ":" not in host)][:MOST_HOSTS]
 
 
 def machine_hosts() -> list[str]:
@@ -62,7 +61,3 @@ def machine_hosts() -> list[str]:
         for line in Path("/proc/net/if_inet6").read_text().splitlines():
             found[socket.inet_ntop(socket.AF_INET6, bytes.fromhex(line.split()[0]))] = None
     return list(found)
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-import os
 import random
 import secrets as random_bytes
 import time
@@ -16,7 +15,6 @@ from typing import Final
 import trio
 from libp2p.crypto.keys import KeyPair
 from libp2p.peer.id import ID
-from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
 
 from fastmirror.inventory import bridge
 from fastmirror.inventory.card import Card, Version
@@ -29,7 +27,8 @@ from fastmirror.inventory.wire import BadFrame
 from fastmirror.p2p import identity, table
 from fastmirror.p2p.addresses import Realm, claimed
 from fastmirror.p2p.bootstrap import Bootstrap, Place
-from fastmirror.p2p.door import Door, hold, listen
+from fastmirror.p2p.dialling import connect, meet, reason
+from fastmirror.p2p.door import Door, listen
 from fastmirror.p2p.plane import Plane
 from fastmirror.p2p.secrets import Secrets
 from fastmirror.p2p.secure import Guest, Refused
@@ -37,8 +36,12 @@ from fastmirror.p2p.wire import HANDSHAKE_SECONDS, Wire, greet, muxed
 
 log = logging.getLogger(__name__)
 
-CONNECT_SECONDS: Final = 1.0
 TOKEN_SECONDS: Final = 300.0
+SECRETS_SECONDS: Final = 1.0  # how often it is looked whether secrets were taken away
+READMIT_SECONDS: Final = 5.0
+"""What a node that was let in by a secret that was taken away gets to show that it knows another one."""
+
+HAND_OVER_SECONDS: Final = 10.0
 SETTLE_SECONDS: Final = 10.0
 BOOTSTRAP_SECONDS: Final = 15.0
 _BOOTSTRAP_BACKOFF: Final = (0.2, 0.5, 1.0, 2.0, 4.0)
@@ -81,6 +84,7 @@ class Router:
         self._wake = trio.Event()
         self._unwired = trio.Event()
         self._alone = trio.Event()
+        self._evicted = trio.Event()
         self._code: int | None = None
         self._nursery: trio.Nursery
 
@@ -96,6 +100,7 @@ class Router:
                 self._nursery = nursery
                 for part in (self.door.run, self._keep_time, self._find_others, self._report, self._renew_tokens):
                     nursery.start_soon(part)
+                nursery.start_soon(self._watch_secrets)
                 nursery.start_soon(self._hear_plane)
         finally:
             self.plane.close()
@@ -192,7 +197,7 @@ class Router:
     async def _dial(self, owner: bytes, hosts: tuple[str, ...], port: int) -> None:
         why = ""
         for host in hosts:
-            stream, why = await _connect(host, port)
+            stream, why = await connect(host, port)
             if stream is not None:
                 linked, why = await self._attend(stream, ID(owner), None, (host, port))
                 if linked:
@@ -201,21 +206,11 @@ class Router:
         self.settle()
 
     async def _meet(self, owner: bytes, hosts: tuple[str, ...], port: int) -> None:
-        why = ""
-        for host in hosts:
-            stream, why = await _connect(host, port)
-            if stream is None:
-                continue
-            try:
-                await greet(stream, self.guest, ID(owner), True)
-                self.inventory.met(owner, host, trio.current_time())
-                self.settle()
-                return
-            except Exception as error:  # noqa: BLE001 - py-libp2p raises anything; all of it means the same
-                why = _reason(error)
-            finally:
-                await trio.aclose_forcefully(stream)
-        self.inventory.not_met(owner, why, trio.current_time())
+        meeting = await meet(self.guest, owner, hosts, port)
+        if meeting.host:
+            self.inventory.met(owner, meeting.host, trio.current_time())
+        else:
+            self.inventory.not_met(owner, meeting.why, trio.current_time())
         self.settle()
 
     async def _attend(
@@ -233,8 +228,9 @@ class Router:
         why = ""
         wire: Wire | None = None
         try:
-            secured = await greet(stream, self.guest, expected, place is not None)
+            secured, secret = await greet(stream, self.guest, expected, place is not None)
             wire, muxer = await muxed(secured, place is not None)
+            wire.secret = secret
             async with trio.open_nursery() as nursery:
                 wire.scope = nursery.cancel_scope
                 nursery.start_soon(muxer.start)
@@ -247,7 +243,7 @@ class Router:
                     self.inventory.heard(number, kind, payload, trio.current_time())
                     self.settle()
         except Exception as error:  # noqa: BLE001 - whatever goes wrong in py-libp2p ends this connection only
-            why = _reason(error)
+            why = reason(error)
             if isinstance(error, Refused):
                 self.refused["admission"] += 1
         finally:
@@ -307,7 +303,7 @@ class Router:
 
     async def _try_place(self, place: Place) -> None:
         try:
-            stream, _ = await _connect(*place)
+            stream, _ = await connect(*place)
             if stream is not None:
                 await self._attend(stream, None, None, place)
         finally:
@@ -317,11 +313,48 @@ class Router:
 
     async def _renew_tokens(self) -> None:
         while self.guest.trusts_somebody:
-            self._tokens = [random_bytes.token_bytes(16), *self._tokens[:1]]
-            self.plane.send(bridge.Tokens(list(self._tokens)))
-            self.inventory.set_token(self._tokens[0], trio.current_time())
-            self.settle()
-            await trio.sleep(TOKEN_SECONDS)
+            self._renew_token()
+            self._evicted = trio.Event()
+            with trio.move_on_after(TOKEN_SECONDS):
+                await self._evicted.wait()
+                self._renew_token()
+                await trio.sleep(HAND_OVER_SECONDS)  # then what an evicted node knows is not accepted any more
+
+    def _renew_token(self) -> None:
+        self._tokens = [random_bytes.token_bytes(16), *self._tokens[:1]]
+        self.plane.send(bridge.Tokens(list(self._tokens)))
+        self.inventory.set_token(self._tokens[0], trio.current_time())
+        self.settle()
+
+    async def _watch_secrets(self) -> None:
+        """End what was let in by a secret that is not there any more, unless it knows another one."""
+        looked_at: set[int] = set()
+        limit = trio.CapacityLimiter(4)
+        while self.start.secret_file:
+            secrets = self.secrets()
+            stale = {number for number, wire in self._wires.items() if wire.secret not in secrets}
+            for number in stale - looked_at:
+                self._nursery.start_soon(self._readmit, number, limit)
+            looked_at = stale
+            await trio.sleep(SECRETS_SECONDS)
+
+    async def _readmit(self, number: int, limit: trio.CapacityLimiter) -> None:
+        """Let the node at the other end of a connection, which stays meanwhile, show on another one what it knows."""
+        until = trio.current_time() + READMIT_SECONDS
+        while (wire := self._wires.get(number)) is not None:
+            member = self.inventory.members.get(wire.peer)
+            if member is not None:
+                async with limit:
+                    hosts = self.inventory.members.dialable(member.card)
+                    meeting = await meet(self.guest, wire.peer, hosts, member.card.router_port)
+                if meeting.host:
+                    wire.secret = meeting.secret
+                    return
+            if trio.current_time() > until:
+                self._evicted.set()
+                wire.end("the admission secret that it was let in by is not valid any more")
+                return
+            await trio.sleep(SECRETS_SECONDS)
 
     async def _report(self) -> None:
         last: bridge.Status | None = None
@@ -335,40 +368,3 @@ class Router:
                 self.plane.send(report)
                 last = report
             await trio.sleep(0.2 if not self.settled else 1.0)
-
-
-async def _connect(host: str, port: int) -> tuple[trio.SocketStream | None, str]:
-    """A TCP connection, or why there is none."""
-    family = trio.socket.AF_INET6 if ":" in host else trio.socket.AF_INET
-    sock = trio.socket.socket(family, trio.socket.SOCK_STREAM)
-    try:
-        with trio.fail_after(CONNECT_SECONDS):
-            await sock.connect((host, port))
-        hold(sock)
-        return trio.SocketStream(sock), ""
-    except (OSError, trio.TooSlowError) as error:
-        sock.close()
-        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        return (
-            None,
-            f"{where}: {os.strerror(error.errno) if isinstance(error, OSError) and error.errno else 'no answer'}",
-        )
-    except BaseException:
-        sock.close()
-        raise
-
-
-def _reason(error: BaseException) -> str:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    if isinstance(error, PeerIDMismatchesPubkey):
-        return "another identity answers there"
-    if isinstance(error, trio.TooSlowError):
-        return "no answer in time"
-    if isinstance(error, Refused | BadFrame):
-        return str(error)
-    return (
-        "connection lost"
-        if "losed" in type(error).__name__ or "EOF" in type(error).__name__
-        else (f"{type(error).__name__}: {error}"[:120])
-    )

@@ -57,8 +57,10 @@ class Guest:
         """Whether taking part needs anything at all."""
         return bool(self._allowed or self._secrets())
 
-    async def secure(self, raw: RawConnection, expected: ID | None) -> ISecureConn:
-        """An encrypted connection to somebody who may take part. ``expected``: None takes whoever answers.
+    async def secure(self, raw: RawConnection, expected: ID | None) -> tuple[ISecureConn, bytes]:
+        """An encrypted connection to somebody who may take part, and the secret that it knows (empty: none is needed).
+
+        ``expected``: None takes whoever answers.
 
         Raises Refused, and what py-libp2p raises for broken connections and protocols. Cancel: the connection is to be
         closed by its owner.
@@ -75,11 +77,10 @@ class Guest:
             raise Refused("its identity is not an Ed25519 key")
         if self._allowed and peer.to_base58() not in self._allowed:
             raise Refused("its peer id is not in --allow-peer-id")
-        if protocol == ADMISSION:
-            await self._admit(secured, peer, raw.is_initiator)
-        return secured
+        secret = await self._admit(secured, peer, raw.is_initiator) if protocol == ADMISSION else b""
+        return secured, secret
 
-    async def _admit(self, secured: ISecureConn, peer: ID, initiator: bool) -> None:
+    async def _admit(self, secured: ISecureConn, peer: ID, initiator: bool) -> bytes:
         """Both sides prove that they know a secret; who dialled does so first, so that strangers learn nothing."""
         secrets = self._secrets()
         mine = os.urandom(_NONCE)
@@ -90,22 +91,22 @@ class Guest:
         about = nonces + dialler.to_bytes() + answerer.to_bytes()
         if initiator:
             await secured.write(_proof(secrets[0], b"dialler", about))
-            _check(secrets, await read_exactly(secured, 32), b"answerer", about)
-        else:
-            _check(secrets, await read_exactly(secured, 32), b"dialler", about)
-            await secured.write(_proof(secrets[0], b"answerer", about))
+            return _check(secrets, await read_exactly(secured, 32), b"answerer", about)
+        secret = _check(secrets, await read_exactly(secured, 32), b"dialler", about)
+        await secured.write(_proof(secrets[0], b"answerer", about))
+        return secret
 
 
 def _proof(secret: bytes, role: bytes, about: bytes) -> bytes:
     return hmac.digest(secret, _LABEL + role + about, "sha256")
 
 
-def _check(secrets: list[bytes], proof: bytes, role: bytes, about: bytes) -> None:
-    good = False
-    for secret in secrets:  # all of them, whichever fits: how long it takes tells nothing
-        good |= hmac.compare_digest(proof, _proof(secret, role, about))
-    if not good:
+def _check(secrets: list[bytes], proof: bytes, role: bytes, about: bytes) -> bytes:
+    # all of them, whichever fits: how long it takes tells nothing
+    fitting = [secret for secret in secrets if hmac.compare_digest(proof, _proof(secret, role, about))]
+    if not fitting:
         raise Refused("it does not know the admission secret")
+    return fitting[0]
 
 
 async def select(connection: Any, protocol: TProtocol) -> None:

@@ -98,6 +98,8 @@ class Wire:
         self._news = trio.Event()
         self._ending = False
         self.why = ""
+        self.secret = b""
+        """What the other side was let in by."""
         self.scope: trio.CancelScope | None = None
 
     async def begin(self) -> None:
@@ -176,8 +178,10 @@ class Wire:
         return data
 
 
-async def greet(stream: trio.SocketStream, guest: Guest, expected: ID | None, initiator: bool) -> ISecureConn:
-    """The encrypted connection, to somebody who may take part. Raises Refused, TooSlowError and py-libp2p's errors."""
+async def greet(
+    stream: trio.SocketStream, guest: Guest, expected: ID | None, initiator: bool
+) -> tuple[ISecureConn, bytes]:
+    """See ``Guest.secure``. Raises Refused, TooSlowError and py-libp2p's errors."""
     with trio.fail_after(HANDSHAKE_SECONDS):
         return await guest.secure(raw_connection(stream, initiator), expected)
 
