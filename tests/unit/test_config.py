@@ -115,6 +115,7 @@ WRONG_VALUES = [
     ("registry_addr", "5000", "HOST:PORT"), ("registry_addr", ":5000", "0.0.0.0:5000"),
     ("registry_addr", "::1:5000", "[::1]:5000"), ("registry_addr", "h:65536", "65535"),
     ("peer_addr", "a b:1", "HOST:PORT"), ("peers", "a:0", "peer listener"), ("peers", "a", "HOST:PORT"),
+    ("peers", "a" * 64 + ".example:5001", "63 characters"),
     ("peers", "0.0.0.0:5001", "every address"), ("peers", "[0::0]:5001", "every address"),
     ("store", "./data", "oci:./data"), ("store", "s3:bucket", "oci:DIR"), ("store", "oci:", "directory"),
     ("store", "", "at least one"), ("default_registry", "https://docker.io", "host"),

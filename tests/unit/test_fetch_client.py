@@ -210,6 +210,11 @@ async def test_names_are_resolved_and_all_their_addresses_tried(rig: Make, monke
     await node.close()
 
 
+async def test_a_name_that_no_host_can_have_is_unreachable(rig: Make) -> None:
+    for name in ("a" * 64 + ".example", "a..example"):
+        assert await rig().client.head((name, 1), TARGET, 1.0) is PeerOutcome.UNREACHABLE
+
+
 async def test_a_name_that_does_not_exist_is_unreachable(rig: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     made = rig()
     asked: list[str] = []

@@ -103,10 +103,34 @@ def test_one_request_at_a_time_finds_out_whether_a_peer_is_back():
 def test_a_probe_in_the_background_comes_before_a_request_that_somebody_waits_for():
     book = PeerBook()
     book.note(A, PeerOutcome.UNREACHABLE, 0.0)
+    assert book.due(0.0) == [A]
+    book.note(A, PeerOutcome.UNREACHABLE, 0.001)
     assert book.due(BACKOFF_SECONDS - PROBE_LEAD_SECONDS - 0.01) == []
     assert book.due(BACKOFF_SECONDS - PROBE_LEAD_SECONDS) == [A]
     assert book.due(BACKOFF_SECONDS - PROBE_LEAD_SECONDS) == [], "each probe is given out once"
     assert not book.admits(A, BACKOFF_SECONDS), "a probe is under way"
+
+
+def test_one_that_was_only_late_is_back_as_soon_as_it_answers():
+    book = PeerBook()
+    told: list[str] = []
+    book.opened = lambda: told.append("opened")
+    book.note(A, PeerOutcome.STALLED, 0.2)
+    assert told == ["opened"]
+    assert book.due(0.2) == [A], "it is asked at once whether it is there"
+    assert book.due(0.2) == []
+    book.note(A, PeerOutcome.GOT, 0.25, body=False)
+    assert book.live(A, 0.25)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.0])
+def test_a_first_probe_that_fails_makes_the_backoff_no_longer(seconds: float):
+    book = PeerBook()
+    book.note(A, PeerOutcome.STALLED, 0.0)
+    assert book.due(0.0) == [A]
+    book.note(A, PeerOutcome.STALLED, seconds)
+    assert book.would_admit(A, BACKOFF_SECONDS)
+    assert book.due(max(seconds, BACKOFF_SECONDS - PROBE_LEAD_SECONDS)) == [A]
 
 
 def test_the_backoff_doubles_with_each_failed_probe_up_to_its_bound():

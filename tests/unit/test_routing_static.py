@@ -193,6 +193,22 @@ async def test_a_peer_that_is_back_is_found_without_a_pull_waiting_for_it(questi
     await node.close()
 
 
+async def test_a_peer_that_was_only_late_is_back_at_once(questions: Questions) -> None:
+    """A busy node: its answer comes a little later than a look-up waits."""
+    with FaultyPeer([CONTENT[0]], always(slow_first_byte(LOOKUP_SECONDS * 1.25))) as late:
+        peer = Peer(*late.address)
+        router = questions.router(peer)
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(router.run())
+            await found(router, Digest.of(CONTENT[0]))
+            assert not questions.asker.live(peer)
+            began = time.monotonic()
+            await until(lambda: questions.asker.live(peer), "the peer is live again")
+            assert time.monotonic() - began < LOOKUP_SECONDS * 1.25 + 0.2 * NOISE
+            assert len(late.requests) == 2, "what was asked, and whether it is there"
+            running.cancel()
+
+
 async def test_a_given_peer_counts_once_however_often_it_is_given(questions: Questions) -> None:
     router = questions.router(Peer("198.18.0.1", 1), Peer("198.18.0.1", 1))
     assert router.peers() == [Peer("198.18.0.1", 1)]

@@ -86,6 +86,8 @@ def _host(host: str) -> str:
         raise ValueError("expected HOST:PORT; an IPv6 address goes in brackets, such as [::1]:5000")
     if _HOST.fullmatch(host) is None or len(host) > 253:
         raise ValueError("expected HOST:PORT, with a name or an address as HOST")
+    if any(len(label) > 63 for label in host.split(".")):
+        raise ValueError("expected HOST:PORT; between the dots of a name are at most 63 characters")
     return host
 
 

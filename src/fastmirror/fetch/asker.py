@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Final
 
 from fastmirror.errors import DigestInvalid
@@ -24,6 +25,8 @@ class PeerAsker:
         self._client = client
         self._book = book
         self._loop = asyncio.get_running_loop()
+        self._opened = asyncio.Event()
+        book.opened = self._opened.set
 
     def live(self, peer: Peer) -> bool:
         """See ``Asker.live``."""
@@ -36,6 +39,13 @@ class PeerAsker:
         outcome = PeerOutcome.GOT if holder else head if isinstance(head, PeerOutcome) else PeerOutcome.GARBLED
         self._note(peer, outcome)
         return holder
+
+    async def pause(self, seconds: float) -> None:
+        """See ``Asker.pause``."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._opened.wait()
+        self._opened.clear()
 
     def due(self) -> list[Peer]:
         """See ``Asker.due``."""

@@ -47,13 +47,14 @@ class Health(NamedTuple):
 
 class _Record:
     __slots__ = (
-        "active", "doubts", "failed_at", "failures", "open_until", "paused_until", "probe_until", "quarantined_until",
-        "rate", "suspected_at", "trips",
+        "active", "doubts", "early", "failed_at", "failures", "open_until", "paused_until", "probe_until",
+        "quarantined_until", "rate", "suspected_at", "trips",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.active = 0
         self.doubts = 0
+        self.early = False  # it was left alone just now, and should be probed at once: it may only have been late
         self.failures = 0
         self.failed_at = -math.inf
         self.trips = 0
@@ -69,7 +70,8 @@ class PeerBook:
     """Breaker, quarantine, load and speed of each peer. ``outcomes`` counts all that was noted.
 
     ``salt`` makes nodes differ in whom they prefer among equals, so that one holder is not asked by all of them.
-    ``far`` says of a peer that it is in another zone: it is asked after those that are not.
+    ``far`` says of a peer that it is in another zone: it is asked after those that are not. ``opened`` is called when a
+    peer is left alone from now on: there is a probe :meth:`due`.
     """
 
     def __init__(self, salt: bytes = b"", far: Callable[[Peer], bool] | None = None) -> None:
@@ -80,6 +82,7 @@ class PeerBook:
         self._records: Lru[Peer, _Record] = Lru(_MOST_PEERS)
         self._doubts: Lru[tuple[Peer, Digest], float] = Lru(_MOST_DOUBTS)
         self._opened: set[Peer] = set()
+        self.opened: Callable[[], object] = _nothing
 
     # ---- what happened
 
@@ -105,6 +108,7 @@ class PeerBook:
 
     def _answered(self, peer: Peer, record: _Record, verdict: Verdict, now: float, body: bool) -> None:
         record.open_until = record.probe_until = 0.0
+        record.early = False
         self._opened.discard(peer)
         if verdict is Verdict.PAUSE:
             record.paused_until = now + PAUSE_SECONDS
@@ -116,12 +120,20 @@ class PeerBook:
             record.trips = 0
         record.failed_at = now
         record.failures = 0
-        if not record.open_until or record.probe_until:  # what was under way when it opened counts once
+        if not record.open_until:
+            record.early = True
+            record.trips += 1
+        elif record.early and record.probe_until:  # the early probe failed: it is as if there had been none
+            record.early = False
+            record.probe_until = 0.0
+            return
+        elif record.probe_until:  # what was under way when it opened counts once
             record.trips += 1
         record.probe_until = 0.0
         backoff = min(BACKOFF_SECONDS * 2.0 ** min(record.trips - 1, 10), BACKOFF_MOST_SECONDS)
         record.open_until = max(record.open_until, now + backoff)
         self._opened.add(peer)
+        self.opened()
 
     def blame(self, contributors: Iterable[Peer], digest: Digest, now: float) -> list[Peer]:
         """Bytes of these peers together do not have their digest. Returns those that are quarantined for it.
@@ -206,7 +218,9 @@ class PeerBook:
             return True
         if not self.would_admit(peer, now):
             return False
-        self._record(peer).probe_until = now + PROBE_SECONDS
+        record = self._record(peer)
+        record.probe_until = now + PROBE_SECONDS
+        record.early = False
         return True
 
     def would_admit(self, peer: Peer, now: float) -> bool:
@@ -227,11 +241,14 @@ class PeerBook:
         return until is None or now >= until
 
     def due(self, now: float) -> list[Peer]:
-        """Peers left alone that a probe should ask whether they are back; each is given out once per probe."""
+        """Peers left alone that a probe should ask whether they are back: at once, then late in their backoff. Each is
+        given out once per probe.
+        """
         due = []
         for peer in self._opened:
             record = self._record(peer)
-            if now >= max(record.open_until - PROBE_LEAD_SECONDS, record.probe_until, record.quarantined_until):
+            since = 0.0 if record.early else record.open_until - PROBE_LEAD_SECONDS
+            if now >= max(since, record.probe_until, record.quarantined_until):
                 record.probe_until = now + PROBE_SECONDS
                 due.append(peer)
         return due
@@ -272,3 +289,7 @@ class PeerBook:
 
 def _nobody(_: Peer) -> bool:
     return False
+
+
+def _nothing() -> None:
+    pass

@@ -53,7 +53,7 @@ class Resolver:
     async def _resolve(self, key: tuple[str, int]) -> None:
         try:
             found = await self._loop.getaddrinfo(*key, type=socket.SOCK_STREAM)
-        except OSError:
+        except (OSError, UnicodeError):  # UnicodeError: a label that no name can have
             found = []  # no such name, or no answer
         places = [Place(family, address) for family, _, _, _, address in found if isinstance(address[1], int)]
         if places or key not in self._known:  # a name server that fails takes nothing away from what is known

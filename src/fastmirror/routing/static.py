@@ -21,8 +21,11 @@ class Asker(Protocol):
     async def ask(self, peer: Peer, key: Key, seconds: float) -> Holder | None:
         """Whether the peer holds ``key``, within ``seconds``; None if not or if it did not say so."""
 
+    async def pause(self, seconds: float) -> None:
+        """Wait so long, or until a peer is left alone."""
+
     def due(self) -> list[Peer]:
-        """Peers that were left alone for long enough: somebody should :meth:`greet` them now."""
+        """Peers that were left alone just now, or for long enough: somebody should :meth:`greet` them now."""
 
     async def greet(self, peer: Peer) -> None:
         """Find out whether a peer is back, within a second or two."""
@@ -34,14 +37,15 @@ async def keep_probing(asker: Asker) -> None:
         while True:
             for peer in asker.due():
                 probes.create_task(asker.greet(peer), name=f"probe {peer}")
-            await asyncio.sleep(PROBE_SECONDS)
+            await asker.pause(PROBE_SECONDS)
 
 
 class StaticRouter:
     """A Router over a fixed list of peers: every look-up asks all live ones at the same time.
 
     A look-up costs a round trip while all are well. One that fails costs ``lookup_timeout`` at most, once: from then
-    on it is left alone, and :meth:`run` finds out in the background when it is back.
+    on it is left alone, and :meth:`run` finds out in the background when it is back. One that was only late is back as
+    soon as it answers.
     """
 
     def __init__(self, peers: Iterable[Peer], asker: Asker, lookup_timeout: float) -> None:
