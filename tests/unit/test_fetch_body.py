@@ -16,7 +16,7 @@ import pytest
 from fastmirror.config import FetchSettings
 from fastmirror.http import body as body_module
 from fastmirror.http.body import Body, Connected, Landing, Received
-from fastmirror.http.intake import Intake
+from fastmirror.http.intake import Intake, Order
 from fastmirror.http.outcome import PeerOutcome
 from fastmirror.http.response import Part
 from fastmirror.oci.span import Span
@@ -173,3 +173,47 @@ async def test_a_cut_behind_the_end_changes_nothing(
     await sender
     assert await receiving.task == Received(PeerOutcome.GOT, len(CONTENT) - 100)
     assert receiving.kept == [ends[0]]
+
+
+# ---- watchers
+
+
+async def test_a_watcher_that_raises_keeps_nothing_from_the_others_and_is_told_once(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """Four jobs that end in one batch: the watchers of two are broken."""
+    intake = Intake(1)
+    told: list[str] = []
+    over = asyncio.Event()
+
+    class Watching:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def moved(self, job: object) -> None:
+            raise ZeroDivisionError
+
+        def ended(self, job: object) -> None:
+            told.append(self.name)
+            if len(told) == 4:
+                over.set()
+            if self.name.startswith("broken"):
+                raise ZeroDivisionError
+
+    with (tmp_path / "body").open("w+b") as file:
+        pairs = [socket.socketpair() for _ in range(4)]
+        try:
+            for (ours, _), name in zip(pairs, ("broken 1", "whole 1", "broken 2", "whole 2"), strict=True):
+                ours.setblocking(False)
+                intake.begin(Order(ours.fileno(), file.fileno(), Span(0, 3), None, b""), Watching(name))
+            for _, theirs in pairs:
+                theirs.send(b"abc")
+            async with asyncio.timeout(10):
+                await over.wait()
+        finally:
+            intake.close()
+            for pair in pairs:
+                for sock in pair:
+                    sock.close()
+    assert sorted(told) == ["broken 1", "broken 2", "whole 1", "whole 2"]
+    assert sum("watcher failed" in record.message for record in caplog.records) == 1

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from fastmirror._native.hashing import Hasher
 from fastmirror._native.ingest import Ingester, Job
 from fastmirror.oci.span import Span
+
+log = logging.getLogger(__name__)
 
 
 class Order(NamedTuple):
@@ -40,6 +44,7 @@ class Intake:
         self._loop = asyncio.get_running_loop()
         self._ingester = Ingester(threads, rate)
         self._watchers: dict[Job, Watcher] = {}
+        self._defect_told = False
         self._loop.add_reader(self._ingester.fileno(), self._collect)
 
     def begin(self, order: Order, watcher: Watcher) -> Job:
@@ -52,10 +57,20 @@ class Intake:
     def _collect(self) -> None:
         for job in self._ingester.collect():
             if not job.done:
-                self._watchers[job].moved(job)
+                self._tell(self._watchers[job].moved, job)
             elif (watcher := self._watchers.pop(job, None)) is not None:
                 # None: it ended between two looks at it, and was taken for ended at the first
-                watcher.ended(job)
+                self._tell(watcher.ended, job)
+
+    def _tell(self, hear: Callable[[Job], None], job: Job) -> None:
+        """A watcher that raises is a defect of its own: the other jobs of the batch are told all the same."""
+        try:
+            hear(job)
+        except Exception as error:
+            if not self._defect_told:  # moved is called often
+                self._defect_told = True
+                extra = {"event": "http.watcher_failed"}
+                log.error("a transfer's watcher failed; others go on", exc_info=error, extra=extra)
 
     def close(self) -> None:
         """Cancel all jobs and tell their watchers; idempotent."""
