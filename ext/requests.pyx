@@ -7,15 +7,20 @@ from collections import deque
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
-from cpython.bytes cimport PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+
+
+cdef extern from "arpa/inet.h" nogil:
+    int AF_INET6
+    int inet_pton(int family, const char *text, void *address)
 
 
 cdef enum:
     TARGET_LIMIT = 8192     # bytes of a request target; more: 414
     HEAD_LIMIT = 32768      # bytes of a request head; more: 431
     FIELD_LIMIT = 100       # header fields; more: 431
-    SLICE = 4096            # what the parser is fed at once, so that the limits are met between two slices
-    QUEUE_LIMIT = 32        # pipelined requests that wait; more stay unparsed
+    SLICE = 1024            # what the parser is fed at once, so that the limits are met between two slices
+    QUEUE_LIMIT = 16        # pipelined requests that wait; more stay unparsed
 
 
 cdef class Request:
@@ -68,7 +73,7 @@ cdef class RequestReader:
                 break
             if self.head_bytes == 0:
                 self.head_since = now
-            step = min(size - at, SLICE if not self.queue else SLICE // 4)
+            step = min(size - at, SLICE)
             self.head_bytes += step
             try:
                 self.parser.feed_data(data if step == size else data[at:at + step])
@@ -127,8 +132,10 @@ cdef class RequestReader:
         cdef bytes method = self.parser.get_method()
         if version != "1.1" and version != "1.0":
             self.refuse(505, "only HTTP/1.0 and HTTP/1.1")
-        elif self.bad_host or self.hosts > 1 or (self.hosts == 0 and version == "1.1"):
-            self.refuse(400, "exactly one well-formed Host field is needed")
+        elif self.hosts > 1 or (self.hosts == 0 and version == "1.1"):
+            self.refuse(400, "exactly one Host field is needed")
+        elif self.bad_host:
+            self.refuse(400, "Host is not a name or an address with an optional port up to 65535")
         elif method != b"GET" and method != b"HEAD":
             if self.framed:    # answered before the body, which is never read
                 self.refuse(405, "only GET and HEAD")
@@ -154,9 +161,41 @@ cdef class RequestReader:
 
 
 cdef bint is_host(bytes value):
-    """Whether this can be a Host field: a name or address with an optional port (RFC 9110 section 7.2), or empty."""
-    cdef unsigned char c
-    for c in value:
-        if not (c"a" <= c <= c"z" or c"A" <= c <= c"Z" or c"0" <= c <= c"9" or c in b"-._:[]%"):
+    """Whether this can be a Host field (RFC 9110 section 7.2): empty, or a name or address with an optional port."""
+    cdef const unsigned char *text = <const unsigned char *>PyBytes_AS_STRING(value)
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(value), at = 0, i
+    cdef int port = 0
+    if size == 0:
+        return True
+    if text[0] == c"[":
+        while at < size and text[at] != c"]":
+            at += 1
+        at += 1    # past the bracket, or past the end
+        if at > size or not is_ipv6(value[1:at - 1]):
             return False
-    return True
+    else:
+        while at < size and text[at] != c":":
+            if not (is_alphanumeric(text[at]) or text[at] == c"-" or text[at] == c"_" or
+                    (text[at] == c"." and at > 0 and text[at - 1] != c".")):
+                return False
+            at += 1
+        if at == 0:
+            return False
+    if at == size:
+        return True
+    if text[at] != c":" or size - at > 6:
+        return False
+    for i in range(at + 1, size):
+        if not c"0" <= text[i] <= c"9":
+            return False
+        port = port * 10 + text[i] - c"0"
+    return port <= 65535
+
+
+cdef bint is_alphanumeric(unsigned char c):
+    return c"a" <= c <= c"z" or c"A" <= c <= c"Z" or c"0" <= c <= c"9"
+
+
+cdef bint is_ipv6(bytes text):
+    cdef char address[16]
+    return b"\0" not in text and inet_pton(AF_INET6, PyBytes_AS_STRING(text), address) == 1

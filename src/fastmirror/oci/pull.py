@@ -17,7 +17,7 @@ from fastmirror.errors import (
     RegistryError,
 )
 from fastmirror.oci.digest import Digest
-from fastmirror.oci.reference import _MAX_NAME, REPOSITORY, TAG, Reference, normalize_registry
+from fastmirror.oci.reference import _MAX_NAME, REPOSITORY, TAG, Reference, is_host, normalize_registry
 
 _ROUTE: Final = re.compile(rf"/v2/({REPOSITORY})/(manifests|blobs)/(.*)", re.ASCII)
 _KIND: Final = re.compile(r"/v2/.*/(manifests|blobs)/.*", re.ASCII)
@@ -78,7 +78,10 @@ def _path(target: str) -> str:
     scheme, separator, rest = target.partition("://")
     if not separator or scheme.lower() not in ("http", "https"):
         raise NameInvalid("request target is neither a path nor an absolute http URL", target[:160])
-    return "/" + rest.partition("/")[2]
+    authority, slash, _ = rest.partition("/")
+    if not is_host(authority.partition("?")[0]):
+        raise NameInvalid("request target names no host with an optional port up to 65535", target[:160])
+    return rest[len(authority) :] if slash else "/"
 
 
 def parse_pull(target: str, default_registry: str = "") -> Pull:

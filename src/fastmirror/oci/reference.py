@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from ipaddress import IPv6Address
 from typing import Final, NamedTuple
 
 from fastmirror.errors import NameInvalid
@@ -14,15 +15,31 @@ TAG: Final = r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}"
 _REPOSITORY: Final = re.compile(REPOSITORY, re.ASCII)
 _TAG: Final = re.compile(TAG, re.ASCII)
 _HOST: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?|\[[0-9a-fA-F:.]+\]"
-_REGISTRY: Final = re.compile(rf"(?:{_HOST})(?::[0-9]{{1,5}})?", re.ASCII)
+_REGISTRY: Final = re.compile(rf"(?P<host>{_HOST})(?::(?P<port>[0-9]{{1,5}}))?", re.ASCII)
 _DOCKER_HUB: Final = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"})
 _MAX_NAME: Final = 255  # registry, slash and repository together, as containerd and distribution have it
 
 
+def is_host(text: str) -> bool:
+    """Whether this is a host name or an address (IPv6 in brackets), with an optional port from 1 to 65535."""
+    match = _REGISTRY.fullmatch(text)
+    if match is None or ".." in text or not 1 <= int(match["port"] or 1) <= 65535:
+        return False
+    return match["host"][0] != "[" or _is_ipv6(match["host"][1:-1])
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        IPv6Address(text)
+    except ValueError:
+        return False
+    return True
+
+
 def normalize_registry(host: str) -> str:
     """One spelling per registry: lower case, and Docker Hub's several hosts as ``docker.io``. Raises NameInvalid."""
-    if _REGISTRY.fullmatch(host) is None or ".." in host:
-        raise NameInvalid("registry is not a host with an optional port", host[:160])
+    if not is_host(host):
+        raise NameInvalid("registry is not a host with an optional port from 1 to 65535", host[:160])
     host = host.lower()
     return "docker.io" if host in _DOCKER_HUB else host
 
