@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
+from fastmirror.fetch.lru import Lru
 from fastmirror.fetch.seen import Seen
 from fastmirror.http.message import Reply, Request
 from fastmirror.mirror import answers
@@ -17,13 +19,22 @@ from fastmirror.oci.digest import Digest
 from fastmirror.oci.manifest import MAX_BYTES, parse_manifest
 from fastmirror.oci.pull import Pull
 from fastmirror.oci.span import span_for
-from fastmirror.store import BlobStore
+from fastmirror.store import Blob, BlobStore
 
 log = logging.getLogger(__name__)
 
 SMALL_BYTES: Final = 32 * 1024  # up to here head and body leave in one send from memory (measured: docs/performance.md)
 
+LOOKED: Final = 1024  # large manifests whose kind is remembered
+
 Done = Callable[[int, bool], object]
+
+
+class _Looked(NamedTuple):
+    """What a look at a file showed; ``state`` tells whether it is still that file."""
+
+    state: tuple[int, ...]
+    media_type: str | None
 
 
 class Local:
@@ -33,6 +44,7 @@ class Local:
         self._store = store
         self._filters = filters
         self._seen = seen or Seen()
+        self._looked: Lru[Digest, _Looked] = Lru(LOOKED)
 
     def may_serve(self, digest: Digest) -> bool:
         """Whether the filters let this content be served, whatever a request calls it."""
@@ -85,18 +97,40 @@ class Local:
         blob = self._store.open(digest)
         if blob is None:
             return None
-        with blob:
-            if blob.size > MAX_BYTES:
+        try:
+            media_type, content = self._look(digest, blob)
+            if media_type is None:
                 return None
-            content = blob.read_span(0, blob.size)
+            head = answers.manifest_head(Descriptor(media_type, digest, blob.size), pull.registry)
+            if blob.size > SMALL_BYTES:
+                taken, blob = blob, None
+                return Reply(head, body=taken, stop=taken.size, done=done, cut=partial(self._cut, digest))
+            kept = pull.reference is None and not self._filters
+            return Reply(head, content, cacheable=kept, done=done)
+        finally:
+            if blob is not None:
+                blob.close()
+
+    def _look(self, digest: Digest, blob: Blob) -> tuple[str | None, bytes]:
+        """The media type of a manifest (None: none, or damaged), and its bytes unless they are known to be right.
+
+        Large ones are read, hashed and parsed once, not for every request, as long as their file stays the same.
+        """
+        status = os.fstat(blob.fd)
+        state = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        large = blob.size > SMALL_BYTES
+        looked = self._looked.get(digest) if large else None
+        if looked is not None and looked.state == state:
+            return looked.media_type, b""
+        content = blob.read_span(0, blob.size) if blob.size <= MAX_BYTES else b""
         right = Digest.of(content, digest.algorithm) == digest
         manifest = parse_manifest(content) if right else None
-        if manifest is None:
-            return None
-        self._seen.sizes.learn(manifest)
-        head = answers.manifest_head(Descriptor(manifest.media_type, digest, len(content)), pull.registry)
-        kept = len(content) <= SMALL_BYTES and pull.reference is None and not self._filters
-        return Reply(head, content, cacheable=kept, done=done)
+        if manifest is not None:
+            self._seen.sizes.learn(manifest)
+        media_type = manifest.media_type if manifest is not None else None
+        if large:
+            self._looked.put(digest, _Looked(state, media_type))
+        return media_type, content
 
     def _is_withheld(self, pull: Pull, digest: Digest) -> bool:
         """Whether the filters keep this content back. Raises the 404 if it is here: then no peer is asked for it."""

@@ -10,6 +10,7 @@ from typing import Final
 
 from fastmirror.errors import RegistryError
 from fastmirror.fetch.layer import LayerFetch, Stage
+from fastmirror.fetch.lru import Lru
 from fastmirror.fetch.sizes import agreed
 from fastmirror.fetch.spool import Spool
 from fastmirror.fetch.table import FetchTable
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 ANSWER_SECONDS: Final = 10.0
 """The longest that a client waits for a status line while content comes, but slowly: containerd has a next host, and
 waits 30 s (from 2.3 on) or for ever."""
+TYPES: Final = 1024  # manifests whose media type is remembered
 
 
 class Remote:
@@ -45,6 +47,7 @@ class Remote:
         self._parts = table.parts
         self._filters = filters
         self._loop = asyncio.get_running_loop()
+        self._types: Lru[Digest, str] = Lru(TYPES)
 
     async def answer(self, pull: Pull, request: Request, done: Done | None = None) -> Reply:
         """The reply. Raises BlobUnknown, ManifestUnknown, RangeNotSatisfiable.
@@ -71,21 +74,32 @@ class Remote:
             if digest is None:
                 raise pull.unknown("no peer has this tag, or they do not agree on what it means")
         assert digest is not None
-        content = await self._whole(Want(digest, "manifests", pull.repository, pull.registry), pull)
-        manifest = parse_manifest(content)
-        if manifest is None:
-            raise pull.unknown("the content with this digest is no manifest")
-        self._parts.sizes.learn(manifest)
-        head = answers.manifest_head(Descriptor(manifest.media_type, digest, len(content)), pull.registry)
-        return Reply(head, content, done=done)
-
-    async def _whole(self, want: Want, pull: Pull) -> bytes:
-        with self._join(want, pull) as tap:
+        with contextlib.ExitStack() as stack:
+            want = Want(digest, "manifests", pull.repository, pull.registry)
+            tap = stack.enter_context(self._join(want, pull))
             if not await _settled(tap) or tap.fetch.stage is not Stage.VERIFIED:
                 raise pull.unknown("no peer has it")
             spool = tap.fetch.spool
             assert spool is not None
-            return _read(spool, 0, spool.size, pull)
+            media_type, size = self._media_type(pull, digest, spool), spool.size
+            head = answers.manifest_head(Descriptor(media_type, digest, size), pull.registry)
+            if size <= SMALL_BYTES:
+                return Reply(head, _read(spool, 0, size, pull), done=done)
+            tap.open(partial(self._cut, digest))
+            stack.pop_all()  # the reply owns it from here on
+            return Reply(head, body=tap, stop=size, done=done)
+
+    def _media_type(self, pull: Pull, digest: Digest, spool: Spool) -> str:
+        """From the verified bytes, which are read and parsed once. Raises ManifestUnknown for what is no manifest."""
+        media_type = self._types.get(digest)
+        if media_type is None:
+            manifest = parse_manifest(_read(spool, 0, spool.size, pull))
+            if manifest is None:
+                raise pull.unknown("the content with this digest is no manifest")
+            self._parts.sizes.learn(manifest)
+            media_type = manifest.media_type
+            self._types.put(digest, media_type)
+        return media_type
 
     # ---- blobs
 
