@@ -5,52 +5,54 @@ Source: RFC 9112; sendfile(2), tcp(7).
 
 from os import close as os_close
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.errno cimport EAGAIN, ECONNRESET, EPIPE, ETIMEDOUT
 from posix.types cimport off_t
 
 from fastmirror._native.endpoint cimport Endpoint, Reply
+from fastmirror._native.link cimport Link
 from fastmirror._native.requests cimport Refusal, Request, RequestReader
 
 
 cdef extern from "wire.h" nogil:
-    ssize_t wire_send(int fd, const char *a, size_t an, const char *b, size_t bn, const char *c, size_t cn, int more)
     ssize_t wire_sendfile(int fd, int file, off_t offset, size_t count)
     ssize_t wire_recv(int fd, char *buffer, size_t size)
     ssize_t wire_discard(int fd, size_t size)
     void wire_nodelay(int fd)
     void wire_notsent_lowat(int fd, int bytes)
     void wire_fin(int fd)
+    double wire_clock()
 
 
 cdef enum:
-    RECEIVE = 65536              # bytes of one recv
+    RECEIVE = 8192               # bytes of one recv: pipelined requests that cannot be answered yet stay in the kernel
+    DISCARD = 1048576            # bytes of one recv that throws them away
+    TURN_MICROSECONDS = 1000     # how long one connection's pipelined requests are answered before others have a turn
     MIXED_TURN = 524288          # bytes of one sendfile while small requests are answered as well: they wait for it
     SHARED_TURN = 2097152        # the same when only bodies are sent, by several connections
     LONE_TURN = 8388608          # the same when one connection alone sends: what the loop may be away for a fast reader
     RANGE_LOWAT = 131072         # unsent bytes the kernel may hold for a range: its reader often leaves early
     LINGER_SECONDS = 3           # how long input is thrown away after our FIN, so that close() sends no RST
+    LINGER_BYTES = 67108864      # and how much of it
     STALL_SECONDS = 600          # a client that takes no byte for so long is gone
     ANSWER_LIMIT = 256           # answers of at most 32 KiB that are kept for equal requests
 
 cdef char receive_buffer[RECEIVE]    # only the loop's thread receives requests
 
 
-cdef class Connection:
+cdef class Connection(Link):
     """One client connection, from accept to close. All methods run on the loop's thread.
 
     Invariants  The descriptor is owned: closed once, after its reader and writer were removed from the loop.
                 A reply's body is owned from ``begin`` on and closed when the reply is over, however it ends.
                 Replies leave in the order of the requests; one is being sent at a time.
                 The connection ends by FIN: input is read to its end (or thrown away for a while) before close().
+                In line for a turn (``queued``) nothing is being sent, and pace has exactly one place for it.
     """
 
     def __cinit__(self, Endpoint endpoint not None, int fd, str client not None):
-        self.endpoint = endpoint
-        self.client = client
-        self.fd = fd
         self.requests = RequestReader(client)
-        self.since = self.requests.head_since = endpoint.now
+        self.requests.head_since = endpoint.now
         wire_nodelay(fd)
         endpoint.stats.accepted += 1
         endpoint.connections.add(self)
@@ -67,7 +69,7 @@ cdef class Connection:
         cdef bint discard = self.lingering or self.requests.stopped
         if self.fd < 0:
             return
-        n = wire_discard(self.fd, 16 * RECEIVE) if discard else wire_recv(self.fd, receive_buffer, RECEIVE)
+        n = wire_discard(self.fd, DISCARD) if discard else wire_recv(self.fd, receive_buffer, RECEIVE)
         if n == -EAGAIN:
             return
         if n < 0:
@@ -75,9 +77,15 @@ cdef class Connection:
         elif n == 0:
             self.eof = True
             self.want_read(False)
-            if self.lingering or not (self.busy or self.requests.queue):
+            if self.lingering or not self.pending():
                 self.close()
-        elif not discard:
+        elif discard:
+            self.discarded += n
+            if self.discarded > LINGER_BYTES:
+                self.want_read(False)
+                if self.lingering:
+                    self.close()
+        else:
             data = PyBytes_FromStringAndSize(receive_buffer, n)
             used = self.requests.feed(data, self.endpoint.now)
             if used < n and not self.requests.stopped:
@@ -101,39 +109,61 @@ cdef class Connection:
         self.reply_to(request, reply)
         self.pump()
 
+    def on_turn(self):
+        """Those before it in the line have had their turn."""
+        self.queued = False
+        self.pump()
+
     cdef void pump(self):
-        """Send what can be sent and answer what waits, until the socket or a body or an answer has to be waited for."""
-        cdef Py_ssize_t used
-        if self.pumping or self.parked or self.task is not None:
+        """Send what can be sent and answer what waits, until the socket, a body, an answer or others are waited for."""
+        cdef int answered = 0
+        cdef double end = 0
+        if self.pumping or self.parked or self.queued or self.task is not None:
             return
         self.pumping = True
         try:
             while self.fd >= 0 and not self.lingering:
                 if self.busy:
-                    if self.out is not None and not self.send_out():
+                    if self.unsent and not self.send_out():
                         break
                     if self.body is not None and not self.send_file():
                         break
                     self.finish()
-                elif self.requests.queue:
+                elif not self.has_request():
+                    break
+                elif answered and (answered >= self.endpoint.pace.limit() or wire_clock() > end):
+                    self.queued = True
+                    self.endpoint.pace.line_up(self, self.endpoint.loop)
+                    break
+                else:
+                    if answered == 0:
+                        end = wire_clock() + TURN_MICROSECONDS * 1e-6
+                    answered += 1
                     self.next_request()
                     if self.task is not None:
                         break
-                elif self.stash is not None and not self.requests.stopped:
-                    used = self.requests.feed(self.stash, self.endpoint.now)
-                    self.stash = self.stash[used:] if used < PyBytes_GET_SIZE(self.stash) else None
-                    if self.stash is None and not self.eof:
-                        self.want_read(True)
-                else:
-                    break
         finally:
             self.pumping = False
-        if self.fd >= 0 and not (self.lingering or self.busy):
+        if self.fd >= 0 and not (self.lingering or self.busy or self.queued):
             self.want_write(False)
             if self.eof:
                 self.close()
             elif self.last:
                 self.hang_up()
+
+    cdef bint has_request(self):
+        """Whether a request can be answered; parses what was received for that."""
+        cdef Py_ssize_t used
+        if not self.requests.queue and self.stash is not None and not self.requests.stopped:
+            used = self.requests.feed(self.stash, self.endpoint.now)
+            self.stash = self.stash[used:] if used < PyBytes_GET_SIZE(self.stash) else None
+            if self.stash is None and not self.eof:
+                self.want_read(True)
+        return bool(self.requests.queue)
+
+    cdef bint pending(self):
+        """Whether a request is being answered or waits for it."""
+        return self.busy or self.queued or bool(self.requests.queue)
 
     cdef void next_request(self):
         entry = self.requests.queue.popleft()
@@ -198,37 +228,17 @@ cdef class Connection:
             self.start = 0
             self.pos = self.stop = PyBytes_GET_SIZE(content)
             self.endpoint.pace.mixed = True
-        self.send_parts(reply.head, self.endpoint.tail_close if self.close_after else self.endpoint.tail, content, more)
-
-    cdef bint send_parts(self, bytes head, bytes tail, bytes content, bint more):
-        """Send a head and a small body in one call; what the socket does not take is kept in ``out``."""
-        cdef Py_ssize_t hn = PyBytes_GET_SIZE(head), tn = PyBytes_GET_SIZE(tail), cn = PyBytes_GET_SIZE(content)
-        cdef ssize_t n = wire_send(self.fd, PyBytes_AS_STRING(head), hn, PyBytes_AS_STRING(tail), tn,
-                                   PyBytes_AS_STRING(content), cn, more)
-        if n == hn + tn + cn:
-            return True
-        if n < 0 and n != -EAGAIN:
+        if self.send_parts(reply.head, self.endpoint.tail_close if self.close_after else self.endpoint.tail, content,
+                           more) < 0:
             self.drop()
-            return False
-        self.out = head + tail + content
-        self.out_pos = n if n > 0 else 0
-        return False
 
     cdef bint send_out(self):
-        cdef bytes out = self.out
-        cdef Py_ssize_t left = PyBytes_GET_SIZE(out) - self.out_pos
-        cdef ssize_t n = wire_send(self.fd, PyBytes_AS_STRING(out) + self.out_pos, left, NULL, 0, NULL, 0, False)
-        if n == left:
-            self.out = None
-            return True
-        if n < 0 and n != -EAGAIN:
+        cdef int left = self.send_rest(False)
+        if left < 0:
             self.drop()
-            return False
-        if n > 0:
-            self.out_pos += n
-            self.since = self.endpoint.now
-        self.want_write(True)
-        return False
+        elif left == 0:
+            self.want_write(True)
+        return left == 1
 
     cdef bint send_file(self):
         """One turn of sendfile. True when the whole body has left; else the connection waits, parks or has ended."""
@@ -263,7 +273,7 @@ cdef class Connection:
                 self.hang_up()
                 return False
             self.pos += n
-            self.since = self.endpoint.now
+            self.progress(n)
             self.endpoint.stats.body_bytes += n
             if self.pos == self.stop:
                 return True
@@ -283,7 +293,7 @@ cdef class Connection:
         """Give up what belongs to the reply that is being sent, and say how it went."""
         reply, self.reply = self.reply, None
         body, self.body = self.body, None
-        self.out = None
+        self.forget_parts()
         self.busy = self.parked = self.close_after = False
         if body is not None:
             self.endpoint.pace.sending -= 1
@@ -293,32 +303,16 @@ cdef class Connection:
 
     # ---- the socket
 
-    cdef void want_write(self, bint on):
-        if on != self.writing and self.fd >= 0:
-            self.writing = on
-            if on:
-                self.endpoint.loop.add_writer(self.fd, self.on_writable)
-            else:
-                self.endpoint.loop.remove_writer(self.fd)
-
-    cdef void want_read(self, bint on):
-        if on != self.reading and self.fd >= 0:
-            self.reading = on
-            if on:
-                self.endpoint.loop.add_reader(self.fd, self.on_readable)
-            else:
-                self.endpoint.loop.remove_reader(self.fd)
-
     cdef void drop(self):
         """The client is gone in mid-request or mid-reply: normal for containerd's parallel fetch, not an error."""
-        if self.busy or self.requests.queue:
+        if self.pending():
             self.endpoint.stats.clients_left += 1
         self.close()
 
     def retire(self):
         self.last = True
         self.requests.stopped = True
-        if not (self.busy or self.requests.queue or self.fd < 0):
+        if not (self.pending() or self.fd < 0):
             self.hang_up()
 
     def hang_up(self):
@@ -336,16 +330,30 @@ cdef class Connection:
             self.read()
 
     def close(self):
-        if self.fd < 0:
-            return
+        cdef int fd = self.leave()
+        if fd >= 0:
+            os_close(fd)
+
+    def detach(self):
+        if self.busy:
+            self.endpoint.stats.hangups += 1
+        if self.fd >= 0:
+            wire_fin(self.fd)
+        return self.leave()
+
+    cdef int leave(self):
+        """Have nothing to do with the descriptor any more; gives it, or -1 if that was so already."""
+        cdef int fd = self.fd
+        if fd < 0:
+            return -1
         self.want_read(False)
         self.want_write(False)
-        fd, self.fd = self.fd, -1
-        os_close(fd)
+        self.fd = -1
         self.endpoint.stats.closed += 1
         self.endpoint.connections.discard(self)
         self.abandon()
         self.endpoint.closed(self)
+        return fd
 
     cdef void abandon(self):
         task, self.task = self.task, None
@@ -359,10 +367,11 @@ cdef class Connection:
 
     def expire(self, double header_seconds, double idle_seconds):
         cdef double idle = self.endpoint.now - self.since
+        self.judge()
         if self.lingering:
             if idle > LINGER_SECONDS:
                 self.close()
-        elif self.busy or self.requests.queue:
+        elif self.pending():
             if self.writing and idle > STALL_SECONDS:
                 self.hang_up()
         elif self.requests.head_bytes or not self.requests.complete:
@@ -373,4 +382,4 @@ cdef class Connection:
 
     @property
     def idle(self):
-        return not (self.busy or self.requests.queue or self.lingering)
+        return not self.pending()

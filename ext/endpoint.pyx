@@ -3,6 +3,17 @@
 Source: RFC 9110 section 6.6.1 (Date); the plain data that ext/connection.pyx works on.
 """
 
+from collections import deque
+
+
+cdef extern from "wire.h" nogil:
+    double wire_clock()
+
+
+cdef enum:
+    TURN_REQUESTS = 16          # pipelined requests of one connection that are answered in one turn
+    LINE_MICROSECONDS = 1000    # how long the loop answers those in line before it looks at the sockets again
+
 
 cdef class Reply:
     """One response; the attributes are described in the stub."""
@@ -25,8 +36,37 @@ cdef class Stats:
 
 
 cdef class Pace:
-    """How many connections want to send file bytes now, over all endpoints of one loop, and whether small replies were
-    sent lately: it sizes their turns."""
+    """How connections share one loop: the size of their turns; see the stub.
+
+    Invariants  A run of the line is scheduled exactly while somebody stands in it, or it is running.
+    """
+
+    def __cinit__(self):
+        self.line = deque()
+
+    cdef int limit(self):
+        """How many requests a connection may have answered at once: one while others stand in line."""
+        return 1 if self.line and not self.running else TURN_REQUESTS
+
+    cdef void line_up(self, connection, loop):
+        """Call ``connection.on_turn`` after those that stand in line already."""
+        if not self.line and not self.running:
+            self.loop = loop
+            loop.call_soon(self.run)
+        self.line.append(connection)
+
+    def run(self):
+        cdef double end = wire_clock() + LINE_MICROSECONDS * 1e-6
+        self.running = True
+        try:
+            for _ in range(len(self.line)):    # who lines up again waits for the next run
+                self.line.popleft().on_turn()
+                if wire_clock() > end:
+                    break
+        finally:
+            self.running = False
+            if self.line:
+                self.loop.call_soon(self.run)
 
 
 cdef class Endpoint:

@@ -10,12 +10,18 @@
 #include <sys/socket.h>
 #include <sys/types.h>
 #include <sys/uio.h>
+#include <time.h>
 
-/* Send up to three pieces in one call; with `more` the last segment waits for what follows (MSG_MORE). */
+/* Send three pieces in one call, without their first `skip` bytes, of which there are no more than bytes in all; with
+ * `more` the last segment waits for what follows (MSG_MORE). */
 static inline ssize_t wire_send(int fd, const char *a, size_t an, const char *b, size_t bn, const char *c, size_t cn,
-                                int more) {
+                                size_t skip, int more) {
   struct iovec parts[3] = {{(void *)a, an}, {(void *)b, bn}, {(void *)c, cn}};
-  struct msghdr message = {.msg_iov = parts, .msg_iovlen = 3};
+  size_t first = 0;
+  while (first < 2 && skip >= parts[first].iov_len) skip -= parts[first++].iov_len;
+  parts[first].iov_base = (char *)parts[first].iov_base + skip;
+  parts[first].iov_len -= skip;
+  struct msghdr message = {.msg_iov = parts + first, .msg_iovlen = 3 - first};
   ssize_t n;
   do n = sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT | (more ? MSG_MORE : 0));
   while (n < 0 && errno == EINTR);
@@ -53,6 +59,13 @@ static inline void wire_nodelay(int fd) {
 /* How many unsent bytes the kernel may hold for this socket before it stops being writable; 0: its own choice. */
 static inline void wire_notsent_lowat(int fd, int bytes) {
   setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &bytes, sizeof bytes);
+}
+
+/* Seconds of CLOCK_MONOTONIC, clock_gettime(2). */
+static inline double wire_clock(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
 static inline void wire_fin(int fd) { shutdown(fd, SHUT_WR); }

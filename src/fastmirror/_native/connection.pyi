@@ -1,9 +1,10 @@
 from typing_extensions import disjoint_base
 
 from fastmirror._native.endpoint import Endpoint, Reply
+from fastmirror._native.link import Link
 
 @disjoint_base
-class Connection:
+class Connection(Link):
     """One client connection, from accept to close; owns ``fd``, a connected non-blocking stream socket.
 
     It keeps itself in ``endpoint.connections`` until it is closed. All methods run on the loop's thread.
@@ -22,18 +23,17 @@ class Connection:
     def close(self) -> None:
         """Close the descriptor at once; idempotent. With unread input the kernel sends RST: prefer ``hang_up``."""
 
+    def detach(self) -> int:
+        """Cut the reply and send FIN; gives the descriptor, which the caller owns now, or -1 if it was closed before.
+
+        For an end without RST the caller reads the input to its end, or throws it away for a while, before it closes.
+        """
+
     def expire(self, header_seconds: float, idle_seconds: float) -> None:
         """End the connection if it is over its time; called about twice a second for every connection."""
 
-    def on_readable(self) -> None: ...
-    def on_writable(self) -> None: ...
+    def on_turn(self) -> None: ...
     def wake(self) -> None: ...
     @property
-    def client(self) -> str: ...
-    @property
-    def since(self) -> float:
-        """Seconds of the loop's coarse clock: the last request or progress."""
-
-    @property
     def idle(self) -> bool:
-        """Whether no request is being read or answered: such a connection may be ended to make room."""
+        """Whether no request is being answered or waits for it: such a connection may be ended to make room."""

@@ -28,6 +28,12 @@ cdef class Stats:
 cdef class Pace:
     cdef readonly Py_ssize_t sending
     cdef bint mixed    # small replies left since the last tick
+    cdef object line
+    cdef object loop
+    cdef bint running
+
+    cdef int limit(self)
+    cdef void line_up(self, connection, loop)
 
 
 cdef class Endpoint:

@@ -81,7 +81,15 @@ class Stats:
 
 @disjoint_base
 class Pace:
-    """How many connections want to send file bytes now, over all endpoints of one loop: it sizes their turns."""
+    """How the connections of all endpoints of one loop share it.
+
+    How many want to send file bytes now, and whether small replies were sent lately, sizes the turns of sending. Who
+    has more pipelined requests than one turn is for stands in a line, of which the loop serves about a millisecond
+    at once.
+    """
+
+    def run(self) -> None:
+        """Give those in line their turns; called by the loop."""
 
     @property
     def sending(self) -> int: ...

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Final
+
+SLOW_RATE: Final = 16 * 1024
+"""Bytes a second: a reader below it has to go when all places are taken and another client comes."""
 
 
 class Admission:
     """Counts the open connections and says what to do with one more.
 
     This node's own addresses (its containerd opens many) never meet the cap per address. When all places are taken
-    an idle connection has to go, so that a flood of silent ones never keeps a client out.
+    an idle connection or a very slow reader has to go, so that a flood of either never keeps a client out.
     """
 
     def __init__(self, most: int, most_per_address: int, own_addresses: frozenset[str]) -> None:

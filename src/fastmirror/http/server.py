@@ -17,7 +17,8 @@ from fastmirror._native.endpoint import Endpoint, Pace, Reply, Stats
 from fastmirror._native.requests import Refusal
 from fastmirror.config import ServeSettings, check
 from fastmirror.errors import StartFailed
-from fastmirror.http.limits import Admission
+from fastmirror.http.farewell import Farewell
+from fastmirror.http.limits import SLOW_RATE, Admission
 from fastmirror.http.message import Answer
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 BACKLOG: Final = 1024
 ACCEPTS_PER_TURN: Final = 64
 TICK_SECONDS: Final = 0.5
+RESERVE: Final = 4
 _OUT_OF_FILES: Final = (errno.EMFILE, errno.ENFILE)
 _NO_RESOURCES: Final = (*_OUT_OF_FILES, errno.ENOBUFS, errno.ENOMEM)
 
@@ -51,14 +53,17 @@ class Server:
         self._admission = admission
         self._pace = pace
         self._sockets: list[socket.socket] = []
+        self._deaf: list[socket.socket] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._draining = False
-        # Given up for a moment when descriptors run out, so that a waiting client can be accepted and closed:
-        # left in the queue it would make the listener readable for ever.
-        self._reserve = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         self._loop = asyncio.get_running_loop()
+        self._farewell = Farewell()
+        # Given up when descriptors run out, so that a waiting client can be accepted and turned away: left in the
+        # queue it would make the listener readable for ever.
+        self._reserve: list[int] = []
+        self._refill()
         self.endpoint = Endpoint(self._loop, self._answer_safely, self._spawn, refuse, self._closed, pace)
         self._ticker = self._loop.call_soon(self._tick)
 
@@ -108,6 +113,7 @@ class Server:
             self._loop.remove_reader(sock)
             sock.close()
         self._sockets.clear()
+        self._deaf.clear()
 
     async def drain(self) -> None:
         """Stop listening, end idle connections, and return when the last busy one is over. Cancel: they go on."""
@@ -118,19 +124,23 @@ class Server:
         await self._quiet.wait()
 
     async def close(self) -> None:
-        """End everything at once: each connection by FIN; idempotent."""
+        """End everything: each connection by FIN; idempotent. Takes up to a second if clients were cut in their answer,
+        because their input must not turn the FIN into a RST; cancel: they are closed at once.
+        """
         self.stop_listening()
         self._ticker.cancel()
         for connection in list(self.endpoint.connections):
-            connection.hang_up()
-            connection.close()
+            self._dismiss(connection)
         for task in list(self._tasks):
             task.cancel()
-        while self._tasks:
-            await asyncio.wait(self._tasks)
-        if self._reserve >= 0:
-            os.close(self._reserve)
-            self._reserve = -1
+        try:
+            await self._farewell.settled()
+            while self._tasks:
+                await asyncio.wait(self._tasks)
+        finally:
+            self._farewell.close()
+            while self._reserve:
+                os.close(self._reserve.pop())
 
     def _accept(self, sock: socket.socket) -> None:
         for _ in range(ACCEPTS_PER_TURN):
@@ -147,39 +157,50 @@ class Server:
             self._admit(client, where[0].removeprefix("::ffff:"))
 
     def _admit(self, client: socket.socket, address: str) -> None:
-        if not self._admission.admits(address):
-            client.close()
-            return
-        if self._admission.full and not self._make_room():
-            client.close()
+        if not self._admission.admits(address) or (self._admission.full and not self._make_room()):
+            self._farewell.dismiss(client)
             return
         self._admission.opened(address)
         self._quiet.clear()
         Connection(self.endpoint, client.detach(), address)
 
     def _make_room(self) -> bool:
-        """End the connection that has been idle longest; False if all are busy."""
-        idle = (connection for connection in self.endpoint.connections if connection.idle)
-        oldest = min(idle, key=lambda connection: connection.since, default=None)
-        if oldest is None:
+        """End the connection that has been idle longest, else the slowest reader; False if all are busy and fast."""
+        connections = self.endpoint.connections
+        idle = (connection for connection in connections if connection.idle)
+        leaver = min(idle, key=lambda connection: connection.since, default=None)
+        if leaver is None:
+            slow = (connection for connection in connections if 0 <= connection.rate < SLOW_RATE)
+            leaver = min(slow, key=lambda connection: connection.rate, default=None)
+        if leaver is None:
             self._admission.turned_away += 1
             return False
-        oldest.hang_up()
-        oldest.close()
+        self._dismiss(leaver)
         return True
 
+    def _dismiss(self, connection: Connection) -> None:
+        """End the connection here; its client gets what it was sent so far, and FIN."""
+        idle = connection.idle
+        fd = connection.detach()
+        if fd >= 0:
+            self._farewell.dismiss(socket.socket(fileno=fd), idle=idle)
+
     def _shed(self, sock: socket.socket) -> None:
-        """Out of descriptors: take one client with the reserve and close it, so that it asks elsewhere at once."""
+        """Out of descriptors: take one client with the reserve and turn it away, so that it asks elsewhere at once."""
         self._admission.turned_away += 1
-        if self._reserve < 0:
+        if self._reserve:
+            os.close(self._reserve.pop())
+        elif not self._farewell.close_oldest():
+            self._loop.remove_reader(sock)  # nothing that could be given up: look again at the next tick
+            self._deaf.append(sock)
             return
-        os.close(self._reserve)
         with contextlib.suppress(OSError):
-            sock.accept()[0].close()
-        try:
-            self._reserve = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            self._reserve = -1
+            self._farewell.dismiss(sock.accept()[0])
+
+    def _refill(self) -> None:
+        with contextlib.suppress(OSError):
+            while len(self._reserve) < RESERVE:
+                self._reserve.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
 
     def _closed(self, connection: Connection) -> None:
         self._admission.closed(connection.client)
@@ -214,9 +235,11 @@ class Server:
         self.endpoint.tick(self._loop.time(), formatdate(usegmt=True).encode())
         for connection in list(self.endpoint.connections):
             connection.expire(settings.header_timeout, settings.idle_timeout)
-        if self._reserve < 0:
-            with contextlib.suppress(OSError):
-                self._reserve = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        self._farewell.tick()
+        self._refill()
+        while self._deaf:
+            sock = self._deaf.pop()
+            self._loop.add_reader(sock, self._accept, sock)
         self._ticker = self._loop.call_later(TICK_SECONDS, self._tick)
 
 
