@@ -126,7 +126,8 @@ async def test_rate_of_a_reader_is_known_only_while_something_waits_for_it(rig: 
     size = 16 << 20
     rig.answer = lambda request: file_reply(File(b"r" * size))
     client, connection = asked(rig, GET, receive_buffer=4096)
-    assert isinstance(connection, Link) and connection.client == "127.0.0.1"
+    link: Link = connection
+    assert link.client == "127.0.0.1"
     connection.on_readable()
     for _ in range(20):
         connection.on_writable()
