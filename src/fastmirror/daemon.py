@@ -63,10 +63,12 @@ from fastmirror.store.several import SeveralStores
 log = logging.getLogger(__name__)
 
 ADMIN_CONNECTIONS: Final = 64
+SAME_SECONDS: Final = 1.0
+"""What signals a whole process group (timeout(1), a terminal) reaches a supervised process twice: that is one wish."""
 
 
 def run(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT, then drain and return; a second signal ends the process at once.
+    """Serve until SIGTERM or SIGINT, then drain and return. Another one, ``SAME_SECONDS`` later, ends it at once.
 
     Raises StoreError or StartFailed if it cannot begin; what a part raises later ends the daemon.
     """
@@ -85,13 +87,18 @@ def run(settings: Settings) -> None:
 async def _until_signalled(settings: Settings, handler: logs.StderrHandler) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
+    first = 0.0
 
     def signalled(number: int) -> None:
+        nonlocal first
         name = signal.Signals(number).name
         if stop.is_set():
+            if loop.time() - first < SAME_SECONDS:
+                return
             log.warning("second signal: ending at once", extra={"event": "daemon.killed", "signal": name})
             os._exit(128 + number)
         log.info("ending", extra={"event": "daemon.signal_received", "signal": name})
+        first = loop.time()
         stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -99,6 +106,9 @@ async def _until_signalled(settings: Settings, handler: logs.StderrHandler) -> N
     node = Node(settings)
     node.metrics.node.log_lines_dropped.at().follow(lambda: handler.dropped)
     await node.run(stop)
+    for number in (signal.SIGTERM, signal.SIGINT):  # it ends by itself now, with 0
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_IGN)
 
 
 class Node:

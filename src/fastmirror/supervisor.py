@@ -27,6 +27,7 @@ START_SECONDS: Final = 60.0  # a large store is read before the first word
 _DELAYS: Final = (0.0, 0.0, 1.0, 5.0, 15.0)
 _STEADY_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 0.2
+_TOLD_EARLY: Final = (-signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGINT)
 _PR_SET_PDEATHSIG: Final = 1
 
 
@@ -54,7 +55,7 @@ class Supervisor:
             while True:
                 began = time.monotonic()
                 code, served = self._run_one(ears, "@" + name)
-                if self._stopping and code in (-signal.SIGTERM, -signal.SIGINT):
+                if self._stopping and not served and code in _TOLD_EARLY:
                     return 0  # it was told to end before it had come to listen for that
                 if self._stopping or (code >= 0 and not served):
                     return code if code >= 0 else 128 - code

@@ -33,7 +33,11 @@ class Supervised:
             "127.0.0.1:0",
         ]
         self.process = subprocess.Popen(
-            [*line, *flags], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment()
+            [*line, *flags],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=environment(),
+            start_new_session=True,
         )
         assert self.process.stderr is not None
         self.log = Log(self.process.stderr)
@@ -103,6 +107,14 @@ def test_a_supervisor_that_is_killed_takes_the_process_with_it(supervised: Super
     supervised.process.wait()
     eventually(lambda: not supervised.answers(), "nothing answers", 20)
     eventually(lambda: not Path(f"/proc/{child}").exists() or _is_zombie(child), "the process is gone", 20)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_whole_group_ends_both_in_order(supervised: Supervised, number: signal.Signals) -> None:
+    os.killpg(supervised.process.pid, number)
+    supervised.process.send_signal(number)  # timeout(1) sends two: the serving process sees up to four
+    assert supervised.process.wait(30) == 0
+    assert supervised.log.wait("daemon.ended")
 
 
 def _is_zombie(pid: int | None) -> bool:

@@ -9,7 +9,6 @@ import gzip
 import hashlib
 import io
 import json
-import os
 import random
 import tarfile
 from collections.abc import Iterable, Sequence
@@ -223,7 +222,6 @@ def tar_of(files: Iterable[tuple[str | tarfile.TarInfo, bytes]], format: int = t
             info = tarfile.TarInfo(name) if isinstance(name, str) else name
             if isinstance(name, str):
                 info.size = len(content)
-                info.uid, info.gid = os.geteuid(), os.getegid()  # other users may not give files away: skopeo tries
             tar.addfile(info, io.BytesIO(content))
     return buffer.getvalue()
 

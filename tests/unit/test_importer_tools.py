@@ -28,8 +28,9 @@ def store(tmp_path: Path) -> Iterator[LayoutStore]:
 
 
 @pytest.fixture
-def archive(tmp_path: Path) -> Path:
-    return content.write_tar(tmp_path / "made.tar", content.layout_files({NAME: MADE}))
+def made(tmp_path: Path) -> Path:
+    """A directory: skopeo unpacks archives as root only."""
+    return content.write_files(tmp_path / "made", content.layout_files({NAME: MADE}))
 
 
 def skopeo(source: str, destination: str) -> None:
@@ -51,20 +52,20 @@ def manifest_of(store: LayoutStore, reference: Reference) -> Manifest:
 @pytest.mark.needs("skopeo")
 @pytest.mark.parametrize("form", ["oci-archive:{}.tar:", "oci:{}:"])
 def test_an_image_that_skopeo_wrote_as_a_layout_keeps_its_digest(
-    store: LayoutStore, archive: Path, tmp_path: Path, form: str
+    store: LayoutStore, made: Path, tmp_path: Path, form: str
 ) -> None:
     destination = form.format(tmp_path / "copied")
-    skopeo(f"oci-archive:{archive}:{NAME}", destination + NAME)
+    skopeo(f"oci:{made}:{NAME}", destination + NAME)
     assert import_archive(store, destination.split(":")[1]) == [REFERENCE]
     assert store.resolve(REFERENCE) == MADE.target
 
 
 @pytest.mark.needs("skopeo")
 def test_an_image_that_skopeo_wrote_as_docker_does_keeps_its_config_and_layers(
-    store: LayoutStore, archive: Path, tmp_path: Path
+    store: LayoutStore, made: Path, tmp_path: Path
 ) -> None:
     saved = tmp_path / "saved.tar"
-    skopeo(f"oci-archive:{archive}:{NAME}", f"docker-archive:{saved}:{NAME}")
+    skopeo(f"oci:{made}:{NAME}", f"docker-archive:{saved}:{NAME}")
     assert import_archive(store, saved) == [REFERENCE]
     children = manifest_of(store, REFERENCE).children
     assert MADE.config is not None
@@ -80,14 +81,12 @@ def test_an_image_that_skopeo_wrote_as_docker_does_keeps_its_config_and_layers(
 
 
 @pytest.mark.needs("skopeo")
-def test_skopeo_reads_and_writes_a_layout_that_fastmirror_keeps(
-    store: LayoutStore, archive: Path, tmp_path: Path
-) -> None:
-    import_archive(store, archive)
+def test_skopeo_reads_and_writes_a_layout_that_fastmirror_keeps(store: LayoutStore, made: Path, tmp_path: Path) -> None:
+    import_archive(store, made)
     skopeo(f"oci:{store.root}:{NAME}", f"dir:{tmp_path / 'out'}")
     assert (tmp_path / "out" / "manifest.json").read_bytes() == MADE.manifest
-    second = content.write_tar(tmp_path / "b.tar", content.layout_files({"x.example/b:2": content.image(seed=2)}))
-    skopeo(f"oci-archive:{second}:x.example/b:2", f"oci:{store.root}:x.example/b:2")
+    second = content.write_files(tmp_path / "b", content.layout_files({"x.example/b:2": content.image(seed=2)}))
+    skopeo(f"oci:{second}:x.example/b:2", f"oci:{store.root}:x.example/b:2")
     assert [str(reference) for reference, _ in store.references()] == [NAME, "x.example/b:2"]
     import_archive(store, content.write_tar(tmp_path / "c.tar", content.layout_files({"x.example/c:3": MADE})))
     assert [str(reference) for reference, _ in store.references()] == [NAME, "x.example/b:2", "x.example/c:3"]
