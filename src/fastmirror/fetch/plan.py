@@ -9,6 +9,7 @@ Source: docs/decisions/0003-many-peers.md.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import NamedTuple
 
 from fastmirror.fetch.claims import Claim, PlanSettings, Supplier
@@ -197,10 +198,14 @@ class ChunkPlan:
     def _slow_at(self, head: int, now: float) -> Claim | None:
         """The claim that a reader waits for, if it cannot be cut any more and somebody else is far faster."""
         claim = self._at(head)
-        if claim is None or claim.told or claim.seconds_left() < self.settings.stall_timeout:
+        if claim is None or claim.told:
             return None
-        others = [supplier.rate for supplier in self._by_rate(now) if supplier.peer != claim.peer]
-        if not others or claim.seconds_left() < 4 * claim.left / max(others):
+        others = [supplier for supplier in self._by_rate(now) if supplier.peer != claim.peer]
+        idle = any(not supplier.claims for supplier in others)  # one who has nothing better to do
+        if claim.seconds_left() < (self.settings.chunk_seconds if idle else self.settings.stall_timeout):
+            return None
+        best = max((supplier.rate for supplier in others if not (idle and supplier.claims)), default=0.0)
+        if claim.seconds_left() * best < 4 * claim.left:
             return None
         return claim if self._piece_of(claim.position) + self.settings.piece >= claim.stop else None
 
@@ -224,7 +229,7 @@ class ChunkPlan:
         heads = self._heads()
         cuts: list[tuple[Claim, int]] = []
         for supplier in self._by_rate(now):
-            if supplier.claims or self._relieve(heads, supplier, cuts):
+            if supplier.claims or self._relieve(heads, supplier, cuts) or self._would_be_last(supplier, now):
                 continue
             if not any(self._take(supplier, window, now, start) for window in self._windows(heads)):
                 for victim in sorted(self._claims, key=Claim.seconds_left, reverse=True):
@@ -239,10 +244,17 @@ class ChunkPlan:
                         break
         return cuts
 
+    def _would_be_last(self, supplier: Supplier, now: float) -> bool:
+        """Whether those that are at it would bring all that is missing before this one has brought a piece."""
+        if not self._claims:
+            return False
+        others = sum(other.rate for other in self._by_rate(now) if other is not supplier)
+        return supplier.rate * (self.size - self._done.count) < others * self.settings.piece
+
     def _reach(self, position: int) -> int:
         """How far the bytes from ``position`` on have arrived without a gap."""
         position = self._done.reach(position)
-        for claim in sorted(self._claims, key=_by_start):
+        for claim in sorted(self._claims, key=attrgetter("start")):
             if claim.start <= position < claim.position:
                 position = self._done.reach(claim.position)
         return position
@@ -336,9 +348,7 @@ class ChunkPlan:
         usable = sum(self._usable(other) for other in self._suppliers.values())
         if usable <= 1:
             return settings.lone_chunk
-        fair = (self.size - self._done.count) / (
-            2 * usable
-        )  # towards the end claims get smaller, so that all end together
+        fair = (self.size - self._done.count) / (2 * usable)  # smaller towards the end, so that all end together
         chunk = min(supplier.rate * settings.chunk_seconds, settings.most_chunk, fair)
         return max(settings.least_chunk, int(chunk) // settings.piece * settings.piece)
 
@@ -388,7 +398,3 @@ class ChunkPlan:
         if self._free:
             times += [supplier.rests_until for supplier in self._suppliers.values() if supplier.rests_until > now]
         return min(times, default=None)
-
-
-def _by_start(claim: Claim) -> int:
-    return claim.start
