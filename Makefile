@@ -3,13 +3,14 @@ PYTHON_IN = .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 ARGS =
 
-.PHONY: help setup build demo test lint docs bench-quick bench debug sanitize dist clean
+.PHONY: help setup build demo test lint docs image bench-quick bench debug sanitize dist clean
 
 help:
 	@echo "make demo         see an image pulled from node to node, with one node killed on the way"
 	@echo "make test         all tests; ARGS='-k range' for some"
 	@echo "make lint         ruff, cython-lint, mypy, stubtest, import-linter, codespell"
 	@echo "make bench-quick  the benches, short; make bench: in full"
+	@echo "make image        the container image, as build/image/image.tar (root; buildah)"
 	@echo "make docs         write the generated pages of docs/"
 	@echo "make debug        the tests with bounds checks and asyncio's debug mode"
 	@echo "make sanitize     the tests of the native code under AddressSanitizer and UBSan"
@@ -38,6 +39,10 @@ lint: build
 
 docs: build
 	$(PYTHON_IN) -m tools.gendocs
+
+image:
+	@tools/venv.sh
+	@tools/image.sh
 
 bench-quick: build
 	@tools/debian.sh bench
