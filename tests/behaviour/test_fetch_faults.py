@@ -318,14 +318,24 @@ async def test_a_peer_that_is_far_slower_than_another_is_relieved_of_what_the_re
     await with_pair(tmp_path, faults.on_get(faults.drip(1000, 0.05)), check)
 
 
-async def test_a_slow_peer_above_the_least_rate_is_kept(tmp_path: Path) -> None:
+async def test_a_slow_peer_above_the_least_rate_is_relieved_and_nothing_is_held_against_it(tmp_path: Path) -> None:
     async def check(pair: Pair) -> None:
-        began = time.monotonic()
         assert_whole(await pair.node.ask(target(LAYER)), LAYER, 10.0)
-        assert time.monotonic() - began > 0.5
-        assert pair.good.gets() == []
+        assert [seen.start for seen in pair.good.gets()] != [None], "what the slow one gave is not asked for again"
+        book = pair.node.parts.book
+        assert set(book.outcomes) <= {PeerOutcome.GOT, PeerOutcome.LEFT}
+        assert all(book.live(peer, time.monotonic()) for peer in pair.node.router.peers())
 
     await with_pair(tmp_path, faults.on_get(faults.drip(20_000, 0.02)), check, stall_timeout=3.0)
+
+
+async def test_a_slow_peer_above_the_least_rate_is_kept_where_it_is_alone(tmp_path: Path) -> None:
+    with FaultyPeer([LAYER], faults.on_get(faults.drip(20_000, 0.02))) as peer:
+        async with fetching(tmp_path, [peer.address], **SETTINGS | {"stall_timeout": 3.0}) as node:
+            began = time.monotonic()
+            assert_whole(await node.ask(target(LAYER)), LAYER, 10.0)
+            assert time.monotonic() - began > 0.5
+            assert len(peer.gets()) == 1
 
 
 async def test_what_a_peer_sends_after_the_body_is_not_taken_for_the_next_answer(tmp_path: Path) -> None:
