@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -13,6 +12,7 @@ from tests.kit.containerd import Containerd, Generation, containerd, generations
 from tests.kit.images import Image, make_image
 from tests.kit.layout import Layout
 from tests.kit.origin import Origin, origin
+from tests.kit.pair import Pair, Two, pair, two
 
 _NONE = Generation("0.0", None)  # type: ignore[arg-type]
 _seeds = itertools.count(1)
@@ -26,6 +26,8 @@ def pytest_report_header() -> str:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "generation" in metafunc.fixturenames:
         found = generations()
+        if metafunc.definition.get_closest_marker("any_generation"):
+            found = found[-1:]
         none = pytest.param(_NONE, marks=pytest.mark.needs("root", "containerd", "runc"))
         metafunc.parametrize("generation", found or [none], ids=str, scope="module")
 
@@ -55,9 +57,29 @@ def fresh_image() -> Callable[..., Image]:
     return make
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> Iterator[Origin]:
-    """An origin with an empty layout, to be filled by the test."""
-    layout = Layout(tmp_path / "origin")
-    with origin(layout, "127.0.0.1", free_port("127.0.0.1"), tmp_path / "origin.log") as running:
+@pytest.fixture(scope="session")
+def _origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Origin]:
+    directory = tmp_path_factory.mktemp("origin")
+    with origin(Layout(directory / "layout"), "127.0.0.1", free_port("127.0.0.1"), directory / "log") as running:
         yield running
+
+
+@pytest.fixture
+def source(_origin: Origin) -> Origin:
+    """An origin that answers and has counted nothing yet; the test fills it with images of its own."""
+    _origin.on().forget()
+    return _origin
+
+
+@pytest.fixture(scope="module")
+def both(generation: Generation) -> Iterator[Two]:
+    """Two containerds that the tests of a module share."""
+    with two(generation) as running:
+        yield running
+
+
+@pytest.fixture
+def nodes(both: Two, source: Origin) -> Iterator[Pair]:
+    """Two nodes with a mirror each."""
+    with pair(source, both, flags={"lookup_timeout": "3s"}) as made:
+        yield made

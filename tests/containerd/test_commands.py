@@ -103,6 +103,7 @@ class TestConfigure:
         assert not shared.pull("cri", "registry.test:5000/t/none:1")
         assert metric(mirror, "fastmirror_pulls_total") > missed
 
+    @pytest.mark.any_generation
     def test_a_port_that_is_not_fastmirrors_is_refused(self, shared: Containerd, source: Origin) -> None:
         for address, what in ((source.url, "something else answers"), ("http://127.0.0.1:9", "nothing listens there")):
             done = fastmirror("configure", "--certs-dir", str(shared.certs), "--mirror", address)
@@ -111,6 +112,7 @@ class TestConfigure:
             assert what in done.stderr
         assert os.listdir(shared.certs) == []
 
+    @pytest.mark.any_generation
     def test_a_port_that_says_nothing_is_refused(self, shared: Containerd) -> None:
         with socket.create_server(("127.0.0.1", 0)) as silent:
             address = f"http://127.0.0.1:{silent.getsockname()[1]}"
@@ -118,6 +120,7 @@ class TestConfigure:
         assert done.returncode == 1
         assert "takes connections and does not answer" in done.stderr
 
+    @pytest.mark.any_generation
     def test_a_dry_run_changes_nothing_and_needs_no_mirror(self, shared: Containerd) -> None:
         done = fastmirror("configure", "--certs-dir", str(shared.certs), "--dry-run", "--diff")
         assert done.returncode == 0
@@ -125,6 +128,7 @@ class TestConfigure:
         assert "would be written" in done.stdout
         assert os.listdir(shared.certs) == []
 
+    @pytest.mark.any_generation
     def test_a_watch_waits_for_the_mirror_takes_out_a_stuck_one_and_ends_on_sigterm(self, shared: Containerd) -> None:
         port = free_port("127.0.0.1")
         line = ["configure", "--certs-dir", str(shared.certs), "--mirror", f"http://127.0.0.1:{port}", "--watch"]
@@ -243,6 +247,7 @@ class TestDoctor:
         assert found["content"]["outcome"] == "unseen"
         assert found["end to end"]["outcome"] == "unseen"
 
+    @pytest.mark.any_generation
     def test_the_text_for_people_says_the_same(self, shared: Containerd, mirror: Node) -> None:
         line = ("doctor", "--store", f"containerd:{shared.socket}", "--certs-dir", str(shared.certs))
         done = fastmirror(*line, "--mirror", url(mirror), "--containerd-config", "/nonexistent")

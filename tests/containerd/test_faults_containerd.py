@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.kit.cluster import free_port
-from tests.kit.containerd import Containerd, Generation, containerd
+from tests.kit.containerd import Containerd, Generation, containerd, write_hosts
 from tests.kit.images import Image
 from tests.kit.origin import Origin
-from tests.kit.pair import Pair, pair
+from tests.kit.pair import Pair, Two, pair
 from tests.kit.process import Node, Setup
 from tests.kit.waiting import NOISE, eventually
 from tests.kit.wire import ask
@@ -32,7 +32,7 @@ def puller(generation: Generation) -> Iterator[Containerd]:
 @pytest.fixture
 def nodes(node: Containerd, puller: Containerd, source: Origin) -> Iterator[Pair]:
     """The holder's containerd is the test's own: it may be ended."""
-    with pair(source, node, puller, flags={"lookup_timeout": "3s"}) as made:
+    with Two(node, puller) as both, pair(source, both, flags={"lookup_timeout": "3s"}) as made:
         yield made
 
 
@@ -101,8 +101,6 @@ def test_files_alone_are_served_without_rights_and_without_a_socket(
 ) -> None:
     """content:DIR needs read access to the content directory and nothing else: a nobody without capabilities."""
     image = fresh_image()
-    from tests.kit.containerd import write_hosts
-
     image.write(source.layout)
     write_hosts(node, "registry.test", [], source.url)
     assert node.pull("ctr", image.name)

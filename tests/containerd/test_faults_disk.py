@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 from tests.kit import faults
-from tests.kit.containerd import Containerd, Generation, containerd
+from tests.kit.containerd import Generation
 from tests.kit.faulty_peer import FaultyPeer
 from tests.kit.images import Image, make_image
 from tests.kit.origin import Origin
-from tests.kit.pair import Pair, pair
+from tests.kit.pair import Pair, Two, pair
 from tests.kit.waiting import eventually
 
 Make = Callable[..., Image]
 CLIENTS = ("ctr", "cri")
 SIZES = (20_000, 5_000_000)
-
-
-@pytest.fixture(scope="module")
-def containerds(generation: Generation) -> Iterator[tuple[Containerd, Containerd]]:
-    with containerd(generation) as holder, containerd(generation) as puller:
-        yield holder, puller
-
-
-@pytest.fixture
-def nodes(containerds: tuple[Containerd, Containerd], source: Origin) -> Iterator[Pair]:
-    with pair(source, *containerds, flags={"lookup_timeout": "3s"}) as made:
-        yield made
 
 
 @pytest.mark.parametrize("client", CLIENTS)
@@ -78,7 +66,7 @@ def test_a_manifest_of_almost_four_mebibytes(nodes: Pair, client: str, generatio
 
 @pytest.mark.parametrize("client", CLIENTS)
 def test_a_liar_about_a_large_layer_never_gets_a_wrong_layer_in_and_is_not_asked_again(
-    containerds: tuple[Containerd, Containerd], source: Origin, fresh_image: Make, client: str
+    both: Two, source: Origin, fresh_image: Make, client: str
 ) -> None:
     """Its first half may be passed on before the digest of the whole says that it is wrong: that costs one attempt."""
     image = fresh_image(sizes=(20_000, 12_000_000))
@@ -86,7 +74,7 @@ def test_a_liar_about_a_large_layer_never_gets_a_wrong_layer_in_and_is_not_asked
     lie = faults.corrupt(1000)
     with (
         FaultyPeer(image.blobs.values(), lambda seen: lie if seen.reference == layer else None) as liar,
-        pair(source, *containerds, peers=[str(liar)], flags={"lookup_timeout": "3s"}) as nodes,
+        pair(source, both, peers=[str(liar)], flags={"lookup_timeout": "3s"}) as nodes,
     ):
         nodes.publish(image)
         first = nodes.pull(client, image)

@@ -8,17 +8,18 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.kit import faults
-from tests.kit.containerd import Containerd, Generation, at_least, containerd
+from tests.kit.containerd import Generation, at_least
 from tests.kit.faults import Fault
 from tests.kit.faulty_peer import FaultyPeer
 from tests.kit.images import Image
 from tests.kit.metrics import metric
 from tests.kit.origin import Origin
-from tests.kit.pair import pair
+from tests.kit.pair import Two, pair, two
 
 Make = Callable[..., Image]
 CLIENTS = ("ctr", "cri")
 SIZES = (20_000, 24_000_000)
+FOUR_PIECES = (20_000, 13_000_000)
 BUFFER = 4 << 20
 SETTINGS = f"""[plugins.'io.containerd.transfer.v1.local']
 concurrent_layer_fetch_buffer = {BUFFER}
@@ -27,10 +28,10 @@ max_concurrent_downloads = 3
 
 
 @pytest.fixture(scope="module", params=at_least(2, 1), ids=str)
-def containerds(request: pytest.FixtureRequest) -> Iterator[tuple[Containerd, Containerd]]:
+def both(request: pytest.FixtureRequest) -> Iterator[Two]:
     generation: Generation = request.param
-    with containerd(generation) as holder, containerd(generation, settings=SETTINGS) as puller:
-        yield holder, puller
+    with two(generation, settings=SETTINGS) as running:
+        yield running
 
 
 def ranges(origin: Origin, digest: str) -> list[int]:
@@ -39,11 +40,9 @@ def ranges(origin: Origin, digest: str) -> list[int]:
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_a_layer_in_pieces_from_a_peer(
-    containerds: tuple[Containerd, Containerd], source: Origin, fresh_image: Make, client: str
-) -> None:
+def test_a_layer_in_pieces_from_a_peer(both: Two, source: Origin, fresh_image: Make, client: str) -> None:
     image = fresh_image(sizes=SIZES)
-    with pair(source, *containerds, flags={"lookup_timeout": "3s"}) as nodes:
+    with pair(source, both, flags={"lookup_timeout": "3s"}) as nodes:
         nodes.hold(image)
         nodes.origin.off()
         pulled = nodes.pull(client, image)
@@ -54,11 +53,9 @@ def test_a_layer_in_pieces_from_a_peer(
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_the_setting_is_in_force(
-    containerds: tuple[Containerd, Containerd], source: Origin, fresh_image: Make, client: str
-) -> None:
+def test_the_setting_is_in_force(both: Two, source: Origin, fresh_image: Make, client: str) -> None:
     image = fresh_image(sizes=SIZES)
-    with pair(source, *containerds, flags={"lookup_timeout": "3s"}) as nodes:
+    with pair(source, both, flags={"lookup_timeout": "3s"}) as nodes:
         nodes.publish(image)
         assert nodes.ours is not None
         nodes.ours.stop()
@@ -69,10 +66,10 @@ def test_the_setting_is_in_force(
 
 @pytest.mark.parametrize("client", CLIENTS)
 def test_pieces_that_are_left_early_do_not_cost_much_more_than_the_layer(
-    containerds: tuple[Containerd, Containerd], source: Origin, fresh_image: Make, client: str
+    both: Two, source: Origin, fresh_image: Make, client: str
 ) -> None:
     image = fresh_image(sizes=SIZES)
-    with pair(source, *containerds, flags={"lookup_timeout": "3s"}) as nodes:
+    with pair(source, both, flags={"lookup_timeout": "3s"}) as nodes:
         nodes.hold(image)
         pulled = nodes.pull(client, image)
         assert pulled, pulled
@@ -82,9 +79,9 @@ def test_pieces_that_are_left_early_do_not_cost_much_more_than_the_layer(
 
 
 FAULTS: dict[str, Fault] = {
-    "killed": faults.truncate(9_000_000),
-    "reset": faults.reset(9_000_000),
-    "stalled": faults.stall(9_000_000),
+    "killed": faults.truncate(5_500_000),
+    "reset": faults.reset(5_500_000),
+    "stalled": faults.stall(5_500_000),
     "lying at the end": faults.corrupt(-1),
     "shorter than promised": faults.promised_length(1000),
     "500": faults.status(500),
@@ -95,7 +92,7 @@ FAULTS: dict[str, Fault] = {
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_peer_breaks_in_the_middle_of_the_pieces(
-    containerds: tuple[Containerd, Containerd],
+    both: Two,
     source: Origin,
     fresh_image: Make,
     *,
@@ -103,7 +100,7 @@ def test_a_peer_breaks_in_the_middle_of_the_pieces(
     fault: str,
     held: bool,
 ) -> None:
-    image = fresh_image(sizes=SIZES)
+    image = fresh_image(sizes=FOUR_PIECES)
     large = list(image.blobs)[4]
     with contextlib.ExitStack() as stack:
         peer = FaultyPeer(
@@ -112,7 +109,7 @@ def test_a_peer_breaks_in_the_middle_of_the_pieces(
         )
         stack.enter_context(peer)
         flags = {"lookup_timeout": "3s"}
-        nodes = stack.enter_context(pair(source, *containerds, peers=[str(peer)], flags=flags))
+        nodes = stack.enter_context(pair(source, both, peers=[str(peer)], flags=flags))
         if held:
             nodes.hold(image)
         else:

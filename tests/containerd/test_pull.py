@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.kit.containerd import Containerd, Generation, containerd, write_hosts
+from tests.kit.containerd import Generation, containerd, write_hosts
 from tests.kit.images import Image
 from tests.kit.layout import Layout
 from tests.kit.netns import places
 from tests.kit.origin import Origin, origin
-from tests.kit.pair import Pair, pair
+from tests.kit.pair import Pair, Two, pair
 from tests.kit.process import Node, Setup
 from tests.kit.waiting import eventually
 
 Make = Callable[..., Image]
 CLIENTS = ("ctr", "cri")
-
-
-@pytest.fixture(scope="module")
-def containerds(generation: Generation) -> Iterator[tuple[Containerd, Containerd]]:
-    with containerd(generation) as holder, containerd(generation) as puller:
-        yield holder, puller
-
-
-@pytest.fixture
-def nodes(containerds: tuple[Containerd, Containerd], source: Origin) -> Iterator[Pair]:
-    with pair(source, *containerds, flags={"lookup_timeout": "3s"}) as made:
-        yield made
 
 
 @pytest.mark.needs("curl")
@@ -127,10 +115,10 @@ def test_an_image_that_was_removed_is_pulled_again(nodes: Pair, fresh_image: Mak
 
 @pytest.mark.parametrize("client", CLIENTS)
 def test_tags_go_to_the_origin_and_digests_to_the_mirror_by_default(
-    containerds: tuple[Containerd, Containerd], source: Origin, fresh_image: Make, client: str
+    both: Two, source: Origin, fresh_image: Make, client: str
 ) -> None:
     image = fresh_image()
-    with pair(source, *containerds, tags=False, flags={"lookup_timeout": "3s"}) as nodes:
+    with pair(source, both, tags=False, flags={"lookup_timeout": "3s"}) as nodes:
         nodes.hold(image)
         pulled = nodes.pull(client, image)
         assert pulled, pulled

@@ -12,18 +12,17 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
-from tests.kit.process import environment
+from tests.kit.cri import Agent, Request
 from tests.kit.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -98,11 +97,13 @@ class Containerd:
         self.certs = directory / "certs.d"
         self._prefix = tuple(prefix)
         self._process: subprocess.Popen[bytes] | None = None
+        self._agent: Agent | None = None
         self.certs.mkdir()
         (directory / "config.toml").write_text(_config(self, settings))
 
     def start(self) -> None:
         """Start it; returns when its socket answers."""
+        self._agent = self._agent or Agent(self.directory / "cri.sock", self.socket)
         program, config = self.generation.directory / "containerd", self.directory / "config.toml"
         command = [*self._prefix, str(program), "-c", str(config)]
         path = f"{self.generation.directory}:{os.environ['PATH']}"
@@ -138,6 +139,13 @@ class Containerd:
         """Let it go on."""
         self.send(signal.SIGCONT)
 
+    def close(self) -> None:
+        """End it and who speaks CRI to it."""
+        self.stop()
+        if self._agent is not None:
+            self._agent.close()
+            self._agent = None
+
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         """End it and wait; idempotent."""
         if self._process is None:
@@ -169,22 +177,25 @@ class Containerd:
     @contextlib.contextmanager
     def pulling(self, client: str, image: str, seconds: float = PULL_SECONDS) -> Iterator[Pulling]:
         """A pull that goes on meanwhile; ended with the block."""
-        if client == "ctr":
-            command = [*self._prefix, str(self.generation.directory / "ctr"), "-a", str(self.socket), "-n", "k8s.io"]
-            command += ["images", "pull", "--hosts-dir", str(self.certs), image]
-        else:
-            command = [sys.executable, "-m", "tests.kit.cri", str(self.socket), "pull", image, str(seconds)]
-        running = Pulling(command)
+        running = CriPull(self._cri("pull", image, seconds)) if client == "cri" else CtrPull(self._ctr_pull(image))
         try:
             yield running
         finally:
             running.end()
 
+    def _ctr_pull(self, image: str) -> list[str]:
+        command = [*self._prefix, str(self.generation.directory / "ctr"), "-a", str(self.socket), "-n", "k8s.io"]
+        return [*command, "images", "pull", "--hosts-dir", str(self.certs), image]
+
+    def _cri(self, verb: str, image: str, seconds: float) -> Request:
+        assert self._agent is not None, "containerd was not started"
+        return self._agent.ask(verb, image, seconds)
+
     def remove(self, image: str) -> None:
         """Remove an image and all that only it used, as kubelet does."""
-        command = [sys.executable, "-m", "tests.kit.cri", str(self.socket), "remove", image, "30"]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=_environment(), check=False)
-        assert done.returncode == 0, done.stderr
+        with contextlib.closing(CriPull(self._cri("remove", image, 30))) as running:
+            removed = running.wait(35)
+        assert removed, removed
 
     def load(self, archive: Path, namespace: str = "k8s.io") -> None:
         """Import an OCI archive without unpacking it."""
@@ -203,21 +214,33 @@ class Containerd:
         return all(self.path(digest).exists() for digest in digests)
 
 
-class Pulling:
+class Pulling(Protocol):
     """A pull that may still run."""
-
-    def __init__(self, command: list[str]) -> None:
-        self._began = time.monotonic()
-        pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        self._process = subprocess.Popen(command, cwd=ROOT, env=_environment(), **pipes)
 
     @property
     def running(self) -> bool:
         """Whether it has not ended yet."""
-        return self._process.poll() is None
 
     def wait(self, seconds: float = PULL_SECONDS) -> Pulled:
         """How it went, once it has ended; a pull that does not end in time has failed."""
+
+    def end(self) -> None:
+        """Kill it if it still runs; idempotent."""
+
+
+class CtrPull:
+    """A pull by ctr, a process."""
+
+    def __init__(self, command: list[str]) -> None:
+        self._began = time.monotonic()
+        pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        self._process = subprocess.Popen(command, **pipes)
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def wait(self, seconds: float = PULL_SECONDS) -> Pulled:
         try:
             said, _ = self._process.communicate(timeout=seconds)
             code = self._process.returncode
@@ -228,12 +251,30 @@ class Pulling:
         return Pulled(code, said.decode(errors="replace"), time.monotonic() - self._began)
 
     def end(self) -> None:
-        """Kill it if it still runs; idempotent."""
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
         if self._process.stdout is not None:
             self._process.stdout.close()
+
+
+class CriPull:
+    """A pull that kubelet asked for."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+
+    @property
+    def running(self) -> bool:
+        return self._request.running
+
+    def wait(self, seconds: float = PULL_SECONDS) -> Pulled:
+        return Pulled(*self._request.wait(seconds))
+
+    def end(self) -> None:
+        self._request.end()
+
+    close = end
 
 
 @contextlib.contextmanager
@@ -247,7 +288,7 @@ def containerd(generation: Generation, *, start: bool = True, **more: Any) -> It
                 running.start()
             yield running
         finally:
-            running.stop()
+            running.close()
             _unmount(directory)
     finally:
         shutil.rmtree(directory)
@@ -257,10 +298,6 @@ def _unmount(directory: Path) -> None:
     mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
     for mount in sorted((mount for mount in mounts if mount.startswith(f"{directory}/")), reverse=True):
         subprocess.run(["umount", "-l", mount], check=False)
-
-
-def _environment() -> dict[str, str]:
-    return {**environment(), "PYTHONWARNINGS": "ignore"}
 
 
 def _config(node: Containerd, settings: str) -> str:

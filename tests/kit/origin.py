@@ -9,8 +9,10 @@ import contextlib
 import http.server
 import json
 import re
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -50,6 +52,7 @@ class Origin:
     log: Path
     prefix: tuple[str, ...] = ()
     _process: subprocess.Popen[bytes] | None = None
+    _answers: bool = False
 
     @property
     def url(self) -> str:
@@ -57,23 +60,36 @@ class Origin:
         return f"http://{self.host}:{self.port}"
 
     def on(self) -> Self:
-        """Start answering; returns when it does."""
-        command = [*self.prefix, sys.executable, "-m", "tests.kit.origin"]
-        command += [str(self.layout.directory), self.host, str(self.port), str(self.log)]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, cwd=_ROOT)
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        assert line == b"ready\n", f"the origin did not start: {line!r}"
+        """Start answering; returns when it does. Nothing happens if it answers."""
+        if self._process is None:
+            command = [*self.prefix, sys.executable, "-m", "tests.kit.origin"]
+            command += [str(self.layout.directory), self.host, str(self.port), str(self.log)]
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=_ROOT)
+        if not self._answers:
+            self._order(b"on\n")
         return self
 
     def off(self) -> None:
-        """Stop answering: connections are refused."""
+        """Stop answering: connections that are open end, and new ones are refused. Nothing happens if it does not."""
+        if self._answers:
+            self._order(b"off\n")
+
+    def _order(self, order: bytes) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(order)
+        self._process.stdin.flush()
+        done = self._process.stdout.readline()
+        assert done == order, f"the origin is not {order!r}: {done!r}"
+        self._answers = order == b"on\n"
+
+    def close(self) -> None:
+        """End its process."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
-            if self._process.stdout is not None:
-                self._process.stdout.close()
-            self._process = None
+            self._process.communicate()
+            self._process, self._answers = None, False
 
     def asked(self) -> list[Asked]:
         """Every request so far, in the order in which they ended."""
@@ -95,11 +111,11 @@ _ROOT = Path(__file__).parents[2]
 @contextlib.contextmanager
 def origin(layout: Layout, host: str, port: int, log: Path, prefix: tuple[str, ...] = ()) -> Iterator[Origin]:
     """An origin that answers until the block ends. ``prefix`` goes before its command (a namespace)."""
-    running = Origin(layout, host, port, log, prefix).on()
+    running = Origin(layout, host, port, log, prefix)
     try:
-        yield running
+        yield running.on()
     finally:
-        running.off()
+        running.close()
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -180,21 +196,52 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    """Knows its open connections, so that they can be ended."""
+
+    def __init__(self, address: tuple[str, int], handler: type[_Handler]) -> None:
+        self.open: set[socket.socket] = set()
+        super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self.open.discard(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """The other side has left."""
+
+    def end(self) -> None:
+        """Refuse connections from now on, and end those that are open."""
+        self.shutdown()
+        self.socket.close()
+        for request in tuple(self.open):
+            with contextlib.suppress(OSError):  # it has just ended
+                request.shutdown(socket.SHUT_RDWR)
+
+
 def _serve(directory: str, host: str, port: str, log: str) -> None:
     class Handler(_Handler):
         pass
 
     Handler.directory, Handler.log = Path(directory), Path(log)
 
-    def bind() -> http.server.ThreadingHTTPServer | None:
+    def bind() -> _Server | None:
         with contextlib.suppress(OSError):  # the port of a killed predecessor
-            return http.server.ThreadingHTTPServer((host, int(port)), Handler)
+            return _Server((host, int(port)), Handler)
         return None
 
-    server = eventually(bind, f"port {port} is free")
-    assert server is not None
-    print("ready", flush=True)
-    server.serve_forever()
+    server: _Server | None = None
+    for order in sys.stdin:
+        if order == "on\n":
+            server = eventually(bind, f"port {port} is free")
+            threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        elif server is not None:
+            server.end()
+        print(order, end="", flush=True)
 
 
 if __name__ == "__main__":

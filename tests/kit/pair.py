@@ -7,10 +7,10 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from tests.kit.cluster import free_port, loopback_hosts
-from tests.kit.containerd import Containerd, Pulled, write_hosts
+from tests.kit.containerd import Containerd, Generation, Pulled, containerd, write_hosts
 from tests.kit.images import Image
 from tests.kit.origin import Origin
 from tests.kit.process import Node, Setup
@@ -18,50 +18,89 @@ from tests.kit.waiting import eventually
 from tests.kit.wire import ask
 
 
+class Two:
+    """Two containerds, and the mirror in front of the first: what tests may share. Owned by a ``with`` block.
+
+    ``holder`` has what it pulled from the origin, and its mirror has no peers: nothing of a test stays in it. A test
+    that ends the mirror has a Two of its own over the same containerds.
+    """
+
+    def __init__(self, holder: Containerd, puller: Containerd) -> None:
+        self.holder, self.puller = holder, puller
+        self.host = loopback_hosts(1)[0]
+        self.port = free_port(self.host)
+        self._stack = contextlib.ExitStack()
+        self._mirror: Node | None = None
+
+    def mirror(self) -> Node:
+        """The holder's mirror, started again at the same address if a test has ended it."""
+        if self._mirror is None or not self._mirror.alive:
+            setup = Setup(f"containerd:{self.holder.socket}", host=self.host, peer_port=self.port)
+            self._mirror = self._stack.enter_context(Node(setup))
+        return self._mirror
+
+    def __enter__(self) -> Self:
+        self.mirror()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.__exit__(*exc)  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def two(generation: Generation, **puller: Any) -> Iterator[Two]:
+    """Two fresh containerds of one generation; the keywords are the second's."""
+    with containerd(generation) as holder, containerd(generation, **puller) as other, Two(holder, other) as made:
+        yield made
+
+
 @dataclass
 class Pair:
-    """``holder`` has what it pulled from the origin; ``puller`` asks its own mirror first, which asks the holder's.
+    """The first of ``two`` has what it pulled from the origin; the second asks its own mirror first, which asks the
+    first one's.
 
-    ``peers`` are asked before the holder's mirror. The mirrors are started by :meth:`start` and restarted by a test
-    that ended one; both are stopped, and their logs judged, with the block of :func:`pair`.
+    ``peers`` are asked before the holder's mirror. The puller's mirror is started by :meth:`start` and restarted by a
+    test that ended it; it is stopped, and the logs are judged, with the block of :func:`pair`.
     """
 
     origin: Origin
-    holder: Containerd
-    puller: Containerd
+    two: Two
     stack: contextlib.ExitStack
     peers: Sequence[str] = ()
     flags: dict[str, Any] = field(default_factory=dict)
     tags: bool = True
     supervise: bool = False
-    hosts: tuple[str, str] = ("", "")
-    ports: tuple[int, int] = (0, 0)
+    host: str = ""
+    port: int = 0
     theirs: Node | None = None
     ours: Node | None = None
 
+    @property
+    def holder(self) -> Containerd:
+        """Who has the images."""
+        return self.two.holder
+
+    @property
+    def puller(self) -> Containerd:
+        """Who pulls them."""
+        return self.two.puller
+
     def start(self) -> None:
-        """Start both mirrors and send the puller to its own."""
-        self.hosts = (loopback_hosts(1)[0], loopback_hosts(1)[0])
-        self.ports = (free_port(self.hosts[0]), free_port(self.hosts[1]))
-        self.start_theirs()
+        """Start what does not run yet and send the puller to its own mirror."""
+        self.theirs = self.two.mirror()
+        self.host = loopback_hosts(1)[0]
+        self.port = free_port(self.host)
         self.start_ours()
         self.configure()
 
-    def start_theirs(self) -> Node:
-        """Start the holder's mirror, again at the same address."""
-        setup = Setup(f"containerd:{self.holder.socket}", host=self.hosts[0], peer_port=self.ports[0])
-        self.theirs = self.stack.enter_context(Node(setup))
-        return self.theirs
-
     def start_ours(self) -> Node:
         """Start the puller's mirror, again at the same address."""
-        peers = [*self.peers, f"{self.hosts[0]}:{self.ports[0]}"]
+        peers = [*self.peers, f"{self.two.host}:{self.two.port}"]
         flags = {"resolve_tags": "true", **self.flags} if self.tags else dict(self.flags)
-        store = f"containerd:{self.puller.socket}"
         setup = Setup(
-            store,
-            host=self.hosts[1],
-            registry_port=self.ports[1],
+            f"containerd:{self.puller.socket}",
+            host=self.host,
+            registry_port=self.port,
             peers=peers,
             flags=flags,
             switches=("--supervise",) if self.supervise else (),
@@ -72,7 +111,7 @@ class Pair:
     @property
     def mirror(self) -> str:
         """The URL of the puller's mirror."""
-        return f"http://{self.hosts[1]}:{self.ports[1]}"
+        return f"http://{self.host}:{self.port}"
 
     def configure(self) -> None:
         """hosts.toml of both: the holder goes to the origin, the puller to its mirror and then to the origin."""
@@ -86,7 +125,7 @@ class Pair:
     def hold(self, image: Image) -> None:
         """Publish an image and let the holder pull it."""
         self.publish(image)
-        pulled = self.holder.pull("cri", image.name)
+        pulled = self.holder.pull("ctr", image.name)
         assert pulled, pulled
         try:
             eventually(lambda: self.offered(image), "the holder's mirror has all of it")
@@ -138,9 +177,11 @@ class Pair:
 
 
 @contextlib.contextmanager
-def pair(origin: Origin, holder: Containerd, puller: Containerd, **more: Any) -> Iterator[Pair]:
+def pair(origin: Origin, both: Two, **more: Any) -> Iterator[Pair]:
     """Two nodes with both mirrors running."""
     with contextlib.ExitStack() as stack:
-        made = Pair(origin, holder, puller, stack, **more)
+        made = Pair(origin, both, stack, **more)
         made.start()
         yield made
+    assert made.theirs is not None
+    assert not made.theirs.log.problems(), made.theirs.log.problems()

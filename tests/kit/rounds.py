@@ -14,13 +14,13 @@ from typing import NamedTuple
 
 from tests.kit import faults
 from tests.kit.cluster import free_port
-from tests.kit.containerd import Containerd, Generation, Pulling, containerd, generations
+from tests.kit.containerd import Generation, Pulling, generations
 from tests.kit.faults import Fault
 from tests.kit.faulty_peer import FaultyPeer
 from tests.kit.images import Image, make_image
 from tests.kit.layout import Layout
 from tests.kit.origin import Origin, origin
-from tests.kit.pair import Pair, pair
+from tests.kit.pair import Pair, Two, pair, two
 from tests.kit.waiting import eventually
 
 SIZES = (300_000, 5_000_000, 12_000_000)
@@ -66,7 +66,7 @@ def draw(number: int, dice: random.Random) -> Round:
     )
 
 
-def play(turn: Round, containerds: tuple[Containerd, Containerd], source: Origin) -> str | None:
+def play(turn: Round, both: Two, source: Origin) -> str | None:
     """Play one round; what went wrong, or None."""
     image = make_image(f"registry.test/round/{turn.number}:1", turn.sizes, seed=turn.number)
     layer = list(image.blobs)[4]
@@ -77,7 +77,7 @@ def play(turn: Round, containerds: tuple[Containerd, Containerd], source: Origin
                 lambda seen: turn.peer if seen.method == "GET" and seen.reference == layer else None,
             )
         )
-        nodes = stack.enter_context(pair(source, *containerds, peers=[str(peer)], supervise=True))
+        nodes = stack.enter_context(pair(source, both, peers=[str(peer)], supervise=True))
         if turn.held:
             nodes.hold(image)
         else:
@@ -142,10 +142,10 @@ def play_all(generation: Generation, count: int, seed: int) -> list[str]:
         source = stack.enter_context(
             origin(Layout(directory / "origin"), "127.0.0.1", free_port("127.0.0.1"), directory / "log")
         )
-        containerds = (stack.enter_context(containerd(generation)), stack.enter_context(containerd(generation)))
+        both = stack.enter_context(two(generation))
         for number in range(count):
             turn = draw(number, dice)
-            wrong = play(turn, containerds, source)
+            wrong = play(turn, both, source)
             if wrong is not None:
                 failed.append(f"{generation} seed {seed} {turn}: {wrong}")
     return failed
