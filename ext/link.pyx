@@ -21,7 +21,7 @@ cdef enum:
 cdef class Link:
     """The socket of a connection; see the stub.
 
-    Invariants  The descriptor is borrowed from the subclass, which closes it after ``want_read`` and ``want_write`` off.
+    Invariants  The descriptor is the subclass's, which ends both watches before it closes it.
                 What waits to be sent is referred to, never copied: readers of the same bytes share them.
     """
 

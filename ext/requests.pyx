@@ -21,6 +21,7 @@ cdef enum:
     FIELD_LIMIT = 100       # header fields; more: 431
     SLICE = 1024            # what the parser is fed at once, so that the limits are met between two slices
     QUEUE_LIMIT = 16        # pipelined requests that wait; more stay unparsed
+    QUEUE_BYTES = 8192      # and what was parsed for those behind the first
 
 
 cdef class Request:
@@ -53,7 +54,8 @@ cdef class Refusal:
 cdef class RequestReader:
     """The requests of one connection, in order, in ``queue``: each a Request or a Refusal.
 
-    Invariants  At most QUEUE_LIMIT requests and those of one more slice wait in ``queue``.
+    Invariants  At most QUEUE_LIMIT requests, of QUEUE_BYTES behind the first, and those of one more slice wait in
+                ``queue``.
                 Nothing is parsed after ``stopped``: what follows on the connection is thrown away by its owner.
                 An error never loses the requests that were complete before it.
     """
@@ -67,13 +69,18 @@ cdef class RequestReader:
     cdef Py_ssize_t feed(self, bytes data, double now) except -1:
         """Parse; returns how many bytes were used: fewer than given when the queue is full or reading has stopped."""
         cdef Py_ssize_t at = 0, size = PyBytes_GET_SIZE(data), step
-        while at < size and not self.stopped and len(self.queue) < QUEUE_LIMIT:
+        if not self.queue:
+            self.queued_bytes = 0
+        while (at < size and not self.stopped and len(self.queue) < QUEUE_LIMIT
+               and self.queued_bytes < QUEUE_BYTES):
             if self.head_bytes > HEAD_LIMIT:
                 self.refuse(431, "request head is larger than 32 KiB")
                 break
             if self.head_bytes == 0:
                 self.head_since = now
             step = min(size - at, SLICE)
+            if self.queue:
+                self.queued_bytes += step
             self.head_bytes += step
             try:
                 self.parser.feed_data(data if step == size else data[at:at + step])

@@ -24,6 +24,7 @@ cdef class RequestReader:
     cdef bint stopped
     cdef long long complete
     cdef Py_ssize_t head_bytes
+    cdef Py_ssize_t queued_bytes
     cdef double head_since
     cdef bytes url
     cdef bytes range
