@@ -176,10 +176,10 @@ class Node:
         closing.push_async_callback(self.registry.close)
         loop = asyncio.get_running_loop()
         answer: Answer = admin.Admin(self.readiness, metrics, lambda: seen.log.told(loop.time()))
-        if isinstance(self.router, InventoryRouter):
+        if isinstance(self.router, InventoryRouter | StaticRouter):
             answer = Peers(self.router.rows, answer)
-            if settings.router.trusts:
-                self.peer.endpoint.admits = self.router.admits
+        if isinstance(self.router, InventoryRouter) and settings.router.trusts:
+            self.peer.endpoint.admits = self.router.admits
         few = Admission(ADMIN_CONNECTIONS, ADMIN_CONNECTIONS, own)
         self.admin = Server(serve, answer, admin.refuse, pace=Pace(), admission=few)
         closing.push_async_callback(self.admin.close)

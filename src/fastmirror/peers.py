@@ -46,6 +46,7 @@ class _Told(msgspec.Struct):
 
 ASK_SECONDS: Final = 5.0
 HEADS: Final = ("NAME", "PEER ADDRESS", "STATE", "LINK", "RTT", "KEYS", "AGE", "LAST FAILURE", "PEER ID")
+_STATIC: Final = ("PEER ADDRESS", "STATE", "AGE", "LAST FAILURE")
 
 
 def ask(admin: Address) -> list[PeerRow]:
@@ -58,7 +59,7 @@ def ask(admin: Address) -> list[PeerRow]:
         answer = connection.getresponse()
         content = answer.read()
         if answer.status == 404:
-            raise PeersUnknown(f"the node at {admin} does not use the libp2p router: it only knows its --peers")
+            raise PeersUnknown(f"the node at {admin} knows no others: it was given neither --peers nor --bootstrap")
         if answer.status != 200:
             raise PeersUnknown(f"the node at {admin} answers with status {answer.status}: its router does not run now")
         return msgspec.json.decode(content, type=_Told).peers
@@ -76,8 +77,11 @@ def to_json(peers: list[PeerRow]) -> str:
 
 
 def rows(peers: list[PeerRow]) -> list[tuple[str, ...]]:
-    """As a table, with its heads."""
-    return [HEADS, *map(_row, peers)]
+    """As a table, with its heads; without what only the libp2p router knows where that router is not used."""
+    table = [HEADS, *map(_row, peers)]
+    if any(peer.peer_id for peer in peers):
+        return table
+    return [tuple(row[HEADS.index(head)] for head in _STATIC) for row in table]
 
 
 def _row(peer: PeerRow) -> tuple[str, ...]:

@@ -254,6 +254,29 @@ async def test_a_name_server_that_hangs_costs_the_connect_timeout(rig: Make, mon
     assert time.monotonic() - began < 0.2 * NOISE
 
 
+async def test_a_name_that_nobody_knows_is_told_once_until_it_is_known(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    resolver = Resolver()
+    known = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("198.18.0.1", 1))]
+    answers: list[Any] = [socket.gaierror(2, "no such name"), socket.gaierror(2, "x"), known, socket.gaierror(2, "x")]
+
+    async def look_up(*_: object, **__: object) -> list[Any]:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return list(answer)
+
+    monkeypatch.setattr(resolver, "_loop", _Loop(look_up))
+    told = []
+    while answers:
+        await resolver._look_up(("node.example", 1))
+        told.append([getattr(record, "host", "") for record in caplog.records])
+    assert told == [["node.example"]] * 3 + [["node.example"] * 2]
+    assert "no such name" in caplog.records[0].getMessage()
+    await resolver.close()
+
+
 async def test_known_names_stay_known_while_the_name_server_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     resolver = Resolver()
     answers: list[Any] = [[(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("198.18.0.1", 5001))], socket.gaierror(2, "x")]

@@ -18,7 +18,7 @@ from fastmirror.http.intake import Intake
 from fastmirror.oci.descriptor import OCI_MANIFEST, Descriptor
 from fastmirror.oci.digest import Digest
 from fastmirror.oci.reference import Reference
-from fastmirror.routing import Holder, Peer
+from fastmirror.routing import Holder, Peer, static
 from fastmirror.routing.static import StaticRouter
 from tests.kit.faults import always, garbage, half_status, redirect, silent, slow_first_byte, status, unauthorized
 from tests.kit.faulty_peer import FaultyPeer
@@ -207,6 +207,38 @@ async def test_a_peer_that_was_only_late_is_back_at_once(questions: Questions) -
             assert time.monotonic() - began < LOOKUP_SECONDS * 1.25 + 0.2 * NOISE
             assert len(late.requests) == 2, "what was asked, and whether it is there"
             running.cancel()
+
+
+async def test_a_peer_that_goes_down_and_comes_back_is_told_once_each_and_shown(
+    questions: Questions, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(static, "WATCH_SECONDS", 0.02)
+    caplog.set_level("INFO", "fastmirror")
+    node = HolderNode()
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        down = Peer(*nobody.getsockname())
+        router = questions.router(node.peer, down)
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(router.run())
+            shown = {row.address: row for row in await router.rows()}
+            assert [shown[str(peer)].state for peer in (node.peer, down)] == ["live", "down"]
+            assert shown[str(down)].failure == "unreachable"
+            assert shown[str(node.peer)].failure == ""
+
+            def told() -> list[tuple[str, str]]:
+                events = [(str(vars(record).get("event")), str(vars(record).get("peer"))) for record in caplog.records]
+                return [event for event in events if event[0].startswith("routing.")]
+
+            await until(lambda: told() == [("routing.peer_lost", str(down))], "it is told once")
+            nobody.listen()
+            nobody.setblocking(False)
+            sock, _ = await asyncio.get_running_loop().sock_accept(nobody)
+            with sock:
+                await asyncio.get_running_loop().sock_sendall(sock, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                await until(lambda: told()[1:] == [("routing.peer_returned", str(down))], "it is told to be back")
+            running.cancel()
+    await node.close()
 
 
 async def test_a_given_peer_counts_once_however_often_it_is_given(questions: Questions) -> None:

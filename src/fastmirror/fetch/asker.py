@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Final
+from typing import Final, Literal
 
 from fastmirror.errors import DigestInvalid
 from fastmirror.fetch.outcome import PeerOutcome
@@ -14,6 +14,7 @@ from fastmirror.http.client import PeerClient
 from fastmirror.http.response import Head
 from fastmirror.oci.digest import Digest
 from fastmirror.routing import Holder, Key, Peer
+from fastmirror.routing.static import Standing
 
 GREET_SECONDS: Final = 1.0
 
@@ -32,6 +33,15 @@ class PeerAsker:
         """See ``Asker.live``."""
         return self._book.live(peer, self._loop.time())
 
+    def standing(self, peer: Peer) -> Standing:
+        """See ``Asker.standing``."""
+        now = self._loop.time()
+        health = self._book.health((peer,), now)
+        state: Literal["live", "down", "quarantined"]
+        state = "live" if health.live else "down" if health.backoff else "quarantined"
+        failed = self._book.last_failure(peer)
+        return Standing(state) if failed is None else Standing(state, failed[0].value, now - failed[1])
+
     async def ask(self, peer: Peer, key: Key, seconds: float) -> Holder | None:
         """See ``Asker.ask``. Cancel: the connection is closed, nothing is held against the peer."""
         head = await self._client.head(peer, lookup_target(key), seconds)
@@ -46,6 +56,10 @@ class PeerAsker:
             async with asyncio.timeout(seconds):
                 await self._opened.wait()
         self._opened.clear()
+
+    async def resolve(self, peer: Peer) -> None:
+        """See ``Asker.resolve``."""
+        await self._client.resolve(peer)
 
     def due(self) -> list[Peer]:
         """See ``Asker.due``."""

@@ -33,6 +33,7 @@ _HEDGE_SAMPLES: Final = 256
 _HEDGE_ENOUGH: Final = 16
 _RATE_WEIGHT: Final = 0.3  # of the newest in the smoothed rate
 _RATE_BYTES: Final = 256 * 1024  # less says more about delays than about rates
+_FAILED: Final = frozenset({Verdict.OPEN, Verdict.COUNT, Verdict.QUARANTINE})
 _MOST_PEERS: Final = 8192
 _MOST_DOUBTS: Final = 8192
 
@@ -47,8 +48,8 @@ class Health(NamedTuple):
 
 class _Record:
     __slots__ = (
-        "active", "doubts", "early", "failed_at", "failures", "open_until", "paused_until", "probe_until",
-        "quarantined_until", "rate", "suspected_at", "trips",
+        "active", "doubts", "early", "failed_at", "failures", "last_failure", "open_until", "paused_until",
+        "probe_until", "quarantined_until", "rate", "suspected_at", "trips",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -57,6 +58,7 @@ class _Record:
         self.early = False  # it was left alone just now, and should be probed at once: it may only have been late
         self.failures = 0
         self.failed_at = -math.inf
+        self.last_failure: tuple[PeerOutcome, float] | None = None
         self.trips = 0
         self.open_until = 0.0  # 0: the breaker is closed
         self.probe_until = 0.0  # 0: nobody is finding out whether the peer is back
@@ -95,6 +97,8 @@ class PeerBook:
         self.outcomes[outcome] += 1
         record = self._record(peer)
         verdict = VERDICTS[outcome]
+        if verdict in _FAILED:
+            record.last_failure = outcome, now
         if verdict is Verdict.QUARANTINE:
             record.quarantined_until = now + QUARANTINE_SECONDS
         elif verdict is Verdict.OPEN:
@@ -177,6 +181,11 @@ class PeerBook:
         """Whether ``peer`` should have answered by now; see :meth:`doubt`."""
         record = self._records.get(peer)
         return record is not None and record.doubts > 0
+
+    def last_failure(self, peer: Peer) -> tuple[PeerOutcome, float] | None:
+        """The last outcome that was held against ``peer``, and when; None if there is none."""
+        record = self._records.get(peer)
+        return None if record is None else record.last_failure
 
     # ---- how fast
 

@@ -99,6 +99,10 @@ class PeerClient:
         head = (f"{method} {target} HTTP/1.1", *ours, *fields)
         return ("\r\n".join(head) + "\r\n\r\n").encode("ascii")
 
+    async def resolve(self, address: Address) -> None:
+        """Find out where a name leads, if that is not known. Cancel: the look-up goes on."""
+        await self._resolver.places(*address)
+
     async def open(self, address: Address, ask: Ask, *, slow: bool = False) -> Body | PeerOutcome:
         """GET what ``ask`` says: a body that is exactly that, or how the request ended.
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import socket
 from typing import Final, NamedTuple
+
+log = logging.getLogger(__name__)
 
 FRESH_SECONDS: Final = 30.0
 RETRY_SECONDS: Final = 1.0  # after a look-up that found nothing
@@ -28,6 +31,7 @@ class Resolver:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._known: dict[tuple[str, int], tuple[list[Place], float]] = {}
+        self._warned: set[str] = set()
         self._running: dict[tuple[str, int], asyncio.Task[None]] = {}
 
     async def places(self, host: str, port: int) -> list[Place]:
@@ -53,11 +57,20 @@ class Resolver:
     async def _resolve(self, key: tuple[str, int]) -> None:
         try:
             found = await self._loop.getaddrinfo(*key, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError):  # UnicodeError: a label that no name can have
+        except (OSError, UnicodeError) as error:  # UnicodeError: a label that no name can have
             found = []  # no such name, or no answer
+            self._warn(key[0], error)
+        else:
+            self._warned.discard(key[0])
         places = [Place(family, address) for family, _, _, _, address in found if isinstance(address[1], int)]
         if places or key not in self._known:  # a name server that fails takes nothing away from what is known
             self._known[key] = (places, self._loop.time())
+
+    def _warn(self, host: str, error: Exception) -> None:
+        if host not in self._warned:
+            self._warned.add(host)
+            text = "the name of a peer cannot be resolved (%s): it is tried again; look at --peers and the name server"
+            log.warning(text, error, extra={"event": "http.name_unresolved", "host": host})
 
     async def close(self) -> None:
         """End the look-ups that run; idempotent."""

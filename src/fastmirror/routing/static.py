@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Final, Protocol, Self
+from typing import Final, Literal, NamedTuple, Protocol, Self
 
+from fastmirror.inventory.bridge import PeerRow
 from fastmirror.routing import Holder, Key, Peer
 
+log = logging.getLogger(__name__)
+
+WATCH_SECONDS: Final = 1.0  # a peer is told to be down, or back, when it was so at two looks
 PROBE_SECONDS: Final = 0.25  # how often it is looked for peers that may be back
+
+
+class Standing(NamedTuple):
+    """How a peer is treated now; how the last request that counts against it ended ("" if none did), and how many
+    seconds ago that was.
+    """
+
+    state: Literal["live", "down", "quarantined"]
+    failure: str = ""
+    failure_age: float | None = None
 
 
 class Asker(Protocol):
@@ -18,11 +33,17 @@ class Asker(Protocol):
     def live(self, peer: Peer) -> bool:
         """Whether this peer is worth a question that a pull waits for."""
 
+    def standing(self, peer: Peer) -> Standing:
+        """What is held against this peer."""
+
     async def ask(self, peer: Peer, key: Key, seconds: float) -> Holder | None:
         """Whether the peer holds ``key``, within ``seconds``; None if not or if it did not say so."""
 
     async def pause(self, seconds: float) -> None:
         """Wait so long, or until a peer is left alone."""
+
+    async def resolve(self, peer: Peer) -> None:
+        """Look its name up, so that no pull waits for that, and one that is wrong is told early."""
 
     def due(self) -> list[Peer]:
         """Peers that were left alone just now, or for long enough: somebody should :meth:`greet` them now."""
@@ -53,6 +74,8 @@ class StaticRouter:
         self._asker = asker
         self._seconds = lookup_timeout
         self._lookups: set[_Lookup] = set()
+        now = asyncio.get_running_loop().time()
+        self._since: dict[Peer, tuple[str, float]] = dict.fromkeys(self._peers, ("live", now))
 
     def find(self, key: Key) -> _Lookup:
         """See ``Router.find``. Holders come in the order in which they answer."""
@@ -73,13 +96,61 @@ class StaticRouter:
         return list(self._peers)
 
     async def run(self) -> None:
-        """Probe peers that were left alone, until cancelled."""
-        await keep_probing(self._asker)
+        """Probe peers that were left alone, and say which are down and which are back, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(keep_probing(self._asker), name="probes")
+            group.create_task(self._watch(), name="peer states")
+            for peer in self._peers:
+                group.create_task(self._asker.resolve(peer), name=f"resolve {peer}")
+
+    async def rows(self) -> list[PeerRow]:
+        """What ``fastmirror peers`` shows. Peers that count as live are asked before, which takes a second at most."""
+        async with asyncio.TaskGroup() as group:
+            for peer in self._peers:
+                if self._asker.live(peer):
+                    group.create_task(self._asker.greet(peer), name=f"greet {peer}")
+        now = asyncio.get_running_loop().time()
+        for peer in self._peers:
+            self._note_state(peer, self._asker.standing(peer).state, now)
+        return [self._row(peer, self._asker.standing(peer), now - self._since[peer][1]) for peer in self._peers]
+
+    @staticmethod
+    def _row(peer: Peer, standing: Standing, age: float) -> PeerRow:
+        return PeerRow(
+            peer_id="", name=peer.host, zone="", address=str(peer), connection="", round_trip=None, keys=0, age=age,
+            state=standing.state, failure=standing.failure, failure_age=standing.failure_age,
+        )  # fmt: skip
+
+    def _note_state(self, peer: Peer, state: str, now: float) -> None:
+        if self._since[peer][0] != state:
+            self._since[peer] = (state, now)
+
+    async def _watch(self) -> None:
+        told = dict.fromkeys(self._peers, "live")
+        before = dict(told)
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            now = asyncio.get_running_loop().time()
+            for peer in self._peers:
+                standing = self._asker.standing(peer)
+                self._note_state(peer, standing.state, now)
+                if told[peer] != standing.state == before[peer]:
+                    told[peer] = standing.state
+                    _tell(peer, standing)
+                before[peer] = standing.state
 
     async def close(self) -> None:
         """Stop the look-ups that run; idempotent."""
         for lookup in list(self._lookups):
             await lookup.aclose()
+
+
+def _tell(peer: Peer, standing: Standing) -> None:
+    if standing.state == "live":
+        log.info("a peer is back", extra={"event": "routing.peer_returned", "peer": peer})
+    else:
+        details = {"event": "routing.peer_lost", "peer": peer, "state": standing.state, "outcome": standing.failure}
+        log.info("a peer is left alone until it answers again", extra=details)
 
 
 class _Lookup:
