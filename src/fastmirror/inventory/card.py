@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -61,7 +62,7 @@ class Card(NamedTuple):
         writer = Writer().short(self.owner).u64(self.version.epoch).u64(self.version.sequence).u8(self.flags)
         writer.short(self.name.encode()).short(self.zone.encode()).u8(len(self.hosts))
         for host in self.hosts:
-            writer.short(ipaddress.ip_address(host).packed)
+            writer.short(socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host))
         writer.u16(self.router_port).u16(self.peer_port).short(self.token).u32(self.key_count).raw(self.root)
         return writer.raw(self.extra).done()
 

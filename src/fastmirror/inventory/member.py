@@ -62,6 +62,7 @@ class Member:
     failure: str = ""
     failed_at: float = 0.0
     warned_at: float = field(default=-1e9)  # a suspicion was handed on to it
+    part: tuple[Version, int] | None = None  # of the view, for this version
 
     @property
     def owner(self) -> bytes:

@@ -55,18 +55,28 @@ class Members:
     def live(self) -> list[bytes]:
         """The ids of those that are there."""
         if self._live is None:
-            self._live = [owner for owner, member in self._members.items() if member.live]
+            self._live = [owner for owner, member in self._members.items() if member.state is State.LIVE]
         return self._live
 
     def view(self) -> int:
         """All live nodes and their versions as one number: two nodes that know the same have the same."""
         if self._view is None:
-            self._view = sum(view_of(owner, self._members[owner].version) for owner in self.live) % 2**64
+            self._view = sum(_part(self._members[owner]) for owner in self.live) % 2**64
         return self._view
 
     def listed(self) -> tuple[Listed, ...]:
         """All live nodes with their versions."""
         return tuple((owner, self._members[owner].version) for owner in self.live)
+
+    def differing(self, listed: Iterable[Listed]) -> list[Listed]:
+        """Those of a view that are not known here as live at that very version: a few of thousands."""
+        members, live = self._members, State.LIVE
+        found = []
+        for entry in listed:
+            member = members.get(entry[0])
+            if member is None or member.card.version != entry[1] or member.state is not live:
+                found.append(entry)
+        return found
 
     def dialable(self, card: Card) -> tuple[str, ...]:
         """The addresses of a card that may be dialled; the others are counted."""
@@ -226,6 +236,12 @@ class Members:
 
 def _offered(card: Card) -> tuple[int, bytes, str, str]:
     return card.peer_port, card.token, card.name, card.zone
+
+
+def _part(member: Member) -> int:
+    if member.part is None or member.part[0] != member.version:
+        member.part = member.version, view_of(member.owner, member.version)
+    return member.part[1]
 
 
 def view_of(owner: bytes, version: Version) -> int:

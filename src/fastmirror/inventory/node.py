@@ -166,7 +166,7 @@ class Inventory(Topology):
 
     def _viewed(self, link: Link, listed: tuple[m.Listed, ...], answer: bool, now: float) -> None:
         wanted: list[m.Listed] = []
-        for owner, version in listed:
+        for owner, version in self.members.differing(listed):
             if owner == self.me:
                 if version > self.ledger.version:
                     self._contested(version, now)

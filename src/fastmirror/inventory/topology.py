@@ -43,9 +43,10 @@ class Topology(Links):
     def _connect(self, picked: set[bytes], now: float) -> None:
         dials = sum(member.dialling for member in self.members)
         everybody = complete(self.degree, len(self.members.live))
-        for member in self.members:
-            wanted = member.owner in picked or (not member.live and member.adjacent and member.state is State.LOST)
-            if not wanted or member.owner in self._by_owner or member.dialling:
+        wanted = [member for owner in picked if (member := self.members.get(owner))]
+        wanted += [one for one in self.members if one.state is State.LOST and one.adjacent and one.owner not in picked]
+        for member in wanted:
+            if member.owner in self._by_owner or member.dialling:
                 continue
             at = max(member.dial_at, member.since + YIELD_SECONDS if everybody and member.owner < self.me else 0.0)
             if now < at:
