@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import socket
+import sys
+import termios
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Iterator
@@ -17,6 +20,7 @@ from fastmirror._native.endpoint import Reply
 from fastmirror._native.link import Link
 from fastmirror._native.requests import Request
 from fastmirror.http.message import head
+from tests.kit.waiting import eventually
 from tests.native.serving import File, Rig, file_reply
 
 GET = b"GET /v2/x HTTP/1.1\r\nHost: m\r\n\r\n"
@@ -42,11 +46,17 @@ def traced() -> Iterator[None]:
 
 
 def asked(rig: Rig, requests: bytes, receive_buffer: int = 0) -> tuple[socket.socket, Connection]:
-    """A client whose requests have arrived, as far as they find room, but were not looked at."""
+    """A client whose requests have arrived but were not looked at."""
     client, connection = rig.connect(receive_buffer)
     sent = client.send(requests)
     assert sent == len(requests)
+    eventually(lambda: unacknowledged(client) == 0, "the requests have arrived", every=0.001)
     return client, connection
+
+
+def unacknowledged(client: socket.socket) -> int:
+    """Bytes that the other end's kernel has not confirmed: SIOCOUTQ, tcp(7)."""
+    return int.from_bytes(fcntl.ioctl(client, termios.TIOCOUTQ, b"\0" * 4), sys.byteorder)
 
 
 def ok(request: Request) -> Reply:
