@@ -73,6 +73,7 @@ class Rig:
         self.endpoint = Endpoint(self.loop, self._answer, self._spawn, refusal_reply, self._closed, self.pace)
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.clients: list[socket.socket] = []
+        self.served: dict[socket.socket, int] = {}  # the other end of each client, owned by its connection
 
     def _answer(self, request: Request) -> Reply | Awaitable[Reply]:
         self.requests.append(request)
@@ -99,7 +100,8 @@ class Rig:
         served, _ = self.listener.accept()
         served.setblocking(False)
         self.clients.append(client)
-        return client, Connection(self.endpoint, served.detach(), "127.0.0.1")
+        fd = self.served[client] = served.detach()
+        return client, Connection(self.endpoint, fd, "127.0.0.1")
 
     async def send(self, client: socket.socket, data: bytes) -> None:
         await self.loop.sock_sendall(client, data)

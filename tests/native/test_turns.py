@@ -50,13 +50,13 @@ def asked(rig: Rig, requests: bytes, receive_buffer: int = 0) -> tuple[socket.so
     client, connection = rig.connect(receive_buffer)
     sent = client.send(requests)
     assert sent == len(requests)
-    eventually(lambda: unacknowledged(client) == 0, "the requests have arrived", every=0.001)
+    eventually(lambda: received(rig.served[client]) == sent, "the requests have arrived", every=0.001)
     return client, connection
 
 
-def unacknowledged(client: socket.socket) -> int:
-    """Bytes that the other end's kernel has not confirmed: SIOCOUTQ, tcp(7)."""
-    return int.from_bytes(fcntl.ioctl(client, termios.TIOCOUTQ, b"\0" * 4), sys.byteorder)
+def received(fd: int) -> int:
+    """Bytes that wait to be read: SIOCINQ, tcp(7)."""
+    return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, b"\0" * 4), sys.byteorder)
 
 
 def ok(request: Request) -> Reply:
@@ -69,11 +69,12 @@ async def test_flood_of_pipelined_requests_gives_way_to_other_clients(rig: Rig) 
     also_flooding, other_flooder = asked(rig, GET * 200)
     single, one = asked(rig, GET)
     flooder.on_readable()
-    assert len(rig.requests) == TURN
+    first = len(rig.requests)  # fewer than a turn if a busy machine took the processor away meanwhile
+    assert 1 <= first <= TURN
     other_flooder.on_readable()
-    assert len(rig.requests) == TURN + 1, "who comes while others stand in line has one answer, then lines up"
+    assert len(rig.requests) == first + 1, "who comes while others stand in line has one answer, then lines up"
     one.on_readable()
-    assert len(rig.requests) == TURN + 2, "who asks once never waits in the line"
+    assert len(rig.requests) == first + 2, "who asks once never waits in the line"
     length = len(await rig.read_head(single) + await rig.read(single, 2))
     for client in (flooding, also_flooding):
         assert (await rig.read(client, 200 * length)).count(b"HTTP/1.1 200") == 200
@@ -99,10 +100,11 @@ async def test_connection_that_ends_while_it_stands_in_line_leaves_the_line(rig:
     _, connection = asked(rig, GET * 200)
     connection.on_readable()
     connection.close()
+    before = len(rig.requests)
     client, _ = asked(rig, GET * 40)
     length = len(await rig.read_head(client) + await rig.read(client, 2))
     await rig.read(client, 39 * length)
-    assert len(rig.requests) == TURN + 40
+    assert len(rig.requests) == before + 40
 
 
 async def test_slow_readers_of_the_same_bytes_share_them(rig: Rig, traced: None) -> None:
