@@ -15,6 +15,10 @@ from demo.link import Link
 
 START_SECONDS = 20.0
 STOP_SECONDS = 5.0
+PATIENCE = "3s"
+"""Of the nodes with each other: one busy machine is all of them, and its delays are not the network's. A node that is
+killed refuses connections, so its death costs no deadline.
+"""
 
 
 class NodeFailed(Exception):
@@ -55,12 +59,10 @@ class Node:
         line = [sys.executable, "-m", "fastmirror", "serve", "--store", f"oci:{self.store}"]
         for listener in ("registry", "peer", "admin"):
             line += [f"--{listener}-addr", f"{self.host}:0"]
-        line += [
-            "--resolve-tags",
-            "true",
-            "--peers",
-            ",".join("{}:{}".format(*link.address) for link in self.links.values()),
-        ]
+        line += ["--resolve-tags", "true"]
+        line += ["--peers", ",".join("{}:{}".format(*link.address) for link in self.links.values())]
+        for deadline in ("lookup", "connect", "first-byte", "stall"):
+            line += [f"--{deadline}-timeout", PATIENCE]
         setpriv = shutil.which("setpriv")  # so that not even a killed demo leaves a node behind, prctl(2)
         return [setpriv, "--pdeathsig", "KILL", *line] if setpriv else line
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TextIO
 
 from demo.images import MIB, Image
@@ -90,14 +91,15 @@ def _amount(count: int) -> str:
 def summary(rows: Sequence[Row], image: Image, origin_served: int, checked: int) -> list[str]:
     """What the numbers mean, in sentences."""
     lines = []
-    for row in rows:
-        if row.killed:
-            quiet = max((other.gap for other in rows if not other.killed), default=0.0)
+    for before, row in pairwise(rows):
+        if row.killed:  # the row before is the same pull without a death
+            cost = max(0.0, row.seconds - before.seconds) * 1000
+            times = f"{row.seconds:.2f} s with one source less for the rest, instead of {before.seconds:.2f} s"
             lines.append(
-                f"the death of node {row.killed} cost {row.gap * 1000:.0f} ms: the longest silence in the layer "
-                f"(without a death: {quiet * 1000:.0f} ms)"
+                f"the death of node {row.killed} cost {cost:.0f} ms: {times} "
+                f"(longest silence in a layer: {row.gap * 1000:.0f} ms, without a death {before.gap * 1000:.0f} ms)"
             )
-    times = origin_served / image.size
-    lines.append(f"the origin served {mebibytes(origin_served)} in all: {times:.2f} times the image")
+    share = origin_served / image.size
+    lines.append(f"the origin served {mebibytes(origin_served)} in all: {share:.2f} times the image")
     lines.append(f"{checked} blobs on the nodes' disks were read again: every digest is right")
     return lines

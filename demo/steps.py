@@ -1,4 +1,4 @@
-"""The story: four pulls, a death, and an origin that is switched off."""
+"""The story: five pulls, a death, and an origin that is switched off."""
 
 from __future__ import annotations
 
@@ -52,15 +52,22 @@ class Story:
         nodes = self.cluster.nodes
         await self.pull(nodes["A"], "A pulls; no node has the image")
         await self.pull(nodes["B"], "B pulls", from_nodes=True)
-        await self.pull(nodes["C"], "C pulls; its source is killed", from_nodes=True, deadly=True)
+        await self.pull(nodes["C"], "C pulls", from_nodes=True)
+        await self.restart_empty(nodes["C"])
+        await self.pull(nodes["C"], "C pulls again; its source is killed", from_nodes=True, deadly=True)
         victim = nodes[self.rows[-1].killed]
-        await victim.stop()
         await self.origin.turn_off()
         self.screen.say("the origin is off from now on")
-        victim.empty()
-        await victim.start()
-        self.screen.say(f"node {victim.name} is up again, its store is empty")
+        await self.restart_empty(victim)
         await self.pull(victim, f"{victim.name} pulls again; the origin is off", from_nodes=True)
+
+    async def restart_empty(self, node: Node) -> None:
+        """Let a node forget everything. Raises NodeFailed."""
+        await node.stop()
+        node.empty()
+        self.holders.discard(node.name)
+        await node.start()
+        self.screen.say(f"node {node.name} is started again, its store is empty")
 
     async def pull(self, node: Node, what: str, *, from_nodes: bool = False, deadly: bool = False) -> None:
         """One pull on one node, and its row. ``deadly``: the node that serves it is killed in mid-layer.
@@ -73,11 +80,12 @@ class Story:
         self.screen.say(f"step {len(self.rows)}: {what}")
         self.screen.begin()
         before, began, progress = self._counts(node), time.monotonic(), Progress()
+        moved = self._moved(node)
 
         def changed() -> None:
             self.screen.progress(sum(progress.by_digest.values()), self.image.size, self._since(node, before))
             if deadly and not row.killed:
-                row.killed = self._kill_in_mid_layer(node)
+                row.killed = self._kill_in_mid_layer(node, moved)
 
         progress.changed = changed
         hosts = [Host("mirror", node.registry, True), Host(ORIGIN, self.origin.address, False)]
@@ -103,10 +111,14 @@ class Story:
     def _since(self, node: Node, before: dict[str, int]) -> dict[str, int]:
         return {name: count - before[name] for name, count in self._counts(node).items()}
 
-    def _kill_in_mid_layer(self, node: Node) -> str:
+    def _moved(self, node: Node) -> dict[str, int]:
+        """How much of the largest layer has come to ``node`` from each other one, in all pulls."""
+        return {name: link.moved[self.image.largest.digest] for name, link in node.links.items()}
+
+    def _kill_in_mid_layer(self, node: Node, before: dict[str, int]) -> str:
         """Kill the node that gives ``node`` most of the largest layer, if enough of it has come; its name or ""."""
         layer = self.image.largest
-        moved = {name: link.moved[layer.digest] for name, link in node.links.items()}
+        moved = {name: count - before[name] for name, count in self._moved(node).items()}
         if sum(moved.values()) < KILL_AT * layer.size:
             return ""
         victim = self.cluster.nodes[max(moved, key=lambda name: moved[name])]
