@@ -168,7 +168,7 @@ class ChunkPlan:
     # ---- what follows
 
     def step(self, now: float) -> Step:
-        """What to do now. Claims in ``start`` count as asked from ``now``; after each ``cut`` another step follows."""
+        """What to do now. Claims in ``start`` count as asked from ``now``; another step follows each ``cut``."""
         start: list[Claim] = []
         cancel = self._overdue(now)
         cut = self._assign(now, start)
@@ -201,7 +201,8 @@ class ChunkPlan:
         if claim is None or claim.told:
             return None
         others = [supplier for supplier in self._by_rate(now) if supplier.peer != claim.peer]
-        idle = any(not supplier.claims for supplier in others)  # one who has nothing better to do
+        seen = now - claim.flowed_at >= self.settings.chunk_seconds  # long enough for its rate to mean something
+        idle = seen and any(not supplier.claims for supplier in others)  # somebody has nothing better to do
         if claim.seconds_left() < (self.settings.chunk_seconds if idle else self.settings.stall_timeout):
             return None
         best = max((supplier.rate for supplier in others if not (idle and supplier.claims)), default=0.0)
@@ -246,10 +247,8 @@ class ChunkPlan:
 
     def _would_be_last(self, supplier: Supplier, now: float) -> bool:
         """Whether those that are at it would bring all that is missing before this one has brought a piece."""
-        if not self._claims:
-            return False
         others = sum(other.rate for other in self._by_rate(now) if other is not supplier)
-        return supplier.rate * (self.size - self._done.count) < others * self.settings.piece
+        return bool(self._claims) and supplier.rate * (self.size - self._done.count) < others * self.settings.piece
 
     def _reach(self, position: int) -> int:
         """How far the bytes from ``position`` on have arrived without a gap."""
