@@ -86,7 +86,7 @@ def test_the_fetch_buffer(size, outcome):
 def found(**files: str | None) -> Found:
     names = {name.replace("__", "."): text for name, text in files.items()}
     states = {f"{name}/hosts.toml": FileState(text.encode()) for name, text in names.items() if text is not None}
-    return Found(states, {name: frozenset() for name in names})
+    return Found(states, {name: frozenset() for name in names}, {})
 
 
 OURS = block(URL, resolve_tags=False)
@@ -112,9 +112,16 @@ def test_hosts_toml(there, asked, outcomes):
 
 
 def test_a_registry_with_a_port_is_found_by_either_name_of_its_directory():
-    there = Found({"a.test_5000_/hosts.toml": FileState(OURS.encode())}, {"a.test_5000_": frozenset()})
+    there = Found({"a.test_5000_/hosts.toml": FileState(OURS.encode())}, {"a.test_5000_": frozenset()}, {})
     findings = {finding.check: finding for finding in judge_hosts(there, URL, ("a.test:5000",))}
     assert findings["hosts.toml of a.test:5000"].outcome is FINE
+
+
+def test_a_hosts_toml_that_cannot_be_read_is_unseen():
+    there = Found({}, {"_default": frozenset()}, {"_default/hosts.toml": "Permission denied"})
+    (finding,) = judge_hosts(there, URL, ())
+    assert finding.outcome is Outcome.UNSEEN
+    assert "Permission denied" in finding.what
 
 
 @pytest.mark.parametrize("kind", list(Kind))

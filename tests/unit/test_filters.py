@@ -19,6 +19,11 @@ from fastmirror.mirror.filters import Filters
         (("registry.example/team/*",), (), ("registry.example/teammate/app",), False),
         (("registry.example/team/app",), (), ("registry.example/team/app2",), False),
         (("reg.local:5000/*",), (), ("reg.local:5000/x",), True),
+        (("reg.local:5000/*",), (), ("reg.local/x",), True),  # as containerd's label has it
+        (("reg.local/*",), (), ("reg.local:5000/x",), True),
+        ((), ("reg.local:5000/secret/*",), ("reg.local/secret/x", "reg.local:5000/secret/x"), False),
+        ((), ("reg.local/secret/*",), ("reg.local/secret/x", "reg.local:5000/secret/x"), False),
+        ((), ("[fd00::1]:5000",), ("[fd00::1]/x",), False),
         ((), ("private.example",), ("private.example/x",), False),
         ((), ("private.example",), ("private.example/x", "docker.io/library/base"), True),
         ((), ("private.example",), (), False),

@@ -74,10 +74,10 @@ class StoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     all_namespaces: Annotated[Switch, _help("serve by digest what only other namespaces have, too")] = False
     allow: Annotated[
         tuple[Pattern, ...],
-        _help("serve only content of these registries or repositories (docker.io, registry.example/team/*)"),
+        _help("serve only content of these registries (any port) or repositories (docker.io, registry.example/team/*)"),
     ] = ()
     deny: Annotated[
-        tuple[Pattern, ...], _help("never serve content that only these registries or repositories have")
+        tuple[Pattern, ...], _help("never serve content that only these registries (any port) or repositories have")
     ] = ()
 
 

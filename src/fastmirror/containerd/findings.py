@@ -141,7 +141,12 @@ def _judge_directory(found: Found, name: str, directory: str | None, mirror: str
     mend = f"fastmirror configure --mirror {mirror}{option}"
     everywhere = "all registries without a directory of their own"
     why = f"pulls from {everywhere if name == hosts.DEFAULT else name} do not ask the mirror"
-    state = found.files.get(f"{directory}/{hosts.FILE}") if directory is not None else None
+    path = f"{directory}/{hosts.FILE}"
+    if path in found.unreadable:
+        what = f"{path} cannot be read: {found.unreadable[path]}"
+        unseen = "whether containerd asks the mirror is written there"
+        return Finding(check, Outcome.UNSEEN, what, unseen, "make it a file, or run as a user who may read it")
+    state = found.files.get(path)
     if state is None:
         what = f"{directory} has no hosts.toml and hides _default" if directory else "there is none"
         return Finding(check, Outcome.PROBLEM, what, why, mend)

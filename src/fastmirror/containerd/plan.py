@@ -6,7 +6,7 @@ was edited by hand: those edits stay, and only lines that are still ours, letter
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Final, Literal, NamedTuple
 
 import msgspec
@@ -18,13 +18,16 @@ KEPT_SUFFIX: Final = ".before-fastmirror"
 
 
 class FileState(msgspec.Struct, frozen=True):
-    """A file as it is: its bytes, and what else is given back. ``link`` is set for a symbolic link."""
+    """A file as it is: its bytes, and what else is given back. ``link`` is set for a symbolic link.
+
+    Without an owner it is for who makes it, without a time it is new.
+    """
 
     content: bytes
     mode: int = 0o644
-    uid: int = 0
-    gid: int = 0
-    mtime_ns: int = 0
+    uid: int | None = None
+    gid: int | None = None
+    mtime_ns: int | None = None
     link: str | None = None
 
 
@@ -75,10 +78,11 @@ class Plan(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What is there: files by path below certs.d, and the names in each directory of it."""
+    """What is there: files by path below certs.d, the names in each directory of it, and why a file cannot be read."""
 
-    files: Mapping[str, FileState]
-    directories: Mapping[str, frozenset[str]]
+    files: dict[str, FileState]
+    directories: dict[str, frozenset[str]]
+    unreadable: dict[str, str]
 
 
 class Wanted(NamedTuple):
@@ -132,7 +136,9 @@ def _shadows(found: Found, wanted: Wanted) -> Iterable[str]:
 def _configure_one(plan: Plan, found: Found, record: Record, wanted: Wanted, place: tuple[str, Target]) -> None:
     path = place[0]
     current, entry = found.files.get(path), record.get(path)
-    if entry is None:
+    if path in found.unreadable:
+        _pass_over(plan, found, path, entry)
+    elif entry is None:
         _write(plan, found, wanted, place, current)
     elif current is None or entry.wrote(current):
         _write(plan, found, wanted, place, entry.before, entry)
@@ -145,6 +151,12 @@ def _configure_one(plan: Plan, found: Found, record: Record, wanted: Wanted, pla
         else:
             plan.record[path] = entry
             plan.remarks.append(Remark("problem", path, "our lines in it were edited by hand: it is left as it is"))
+
+
+def _pass_over(plan: Plan, found: Found, path: str, entry: Entry | None) -> None:
+    plan.remarks.append(Remark("problem", path, f"cannot be read ({found.unreadable[path]}): it is left as it is"))
+    if entry is not None:
+        plan.record[path] = entry
 
 
 def _write(
@@ -208,11 +220,16 @@ def _exchange(
 def _give_back(plan: Plan, found: Found, record: Record) -> None:
     for path, entry in record.items():
         current, before = found.files.get(path), entry.before
-        if current is not None and entry.wrote(current):
+        directory = path.partition("/")[0]
+        if path in found.unreadable:
+            _pass_over(plan, found, path, entry)
+        elif current is not None and entry.wrote(current):
             plan.steps.append(Step(path, current, before, entry.made_directory))
         elif current == before or (current is not None and before is not None and current.content == before.content):
             if current != before:
                 plan.steps.append(Step(path, current, before))
+            elif current is None and entry.made_directory and directory in found.directories:
+                plan.steps.append(Step(path, None, None, directory=True))  # it was made, and then we were killed
         elif current is None:
             _keep_backup(plan, path, entry, "was removed by hand")
         else:
