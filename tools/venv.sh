@@ -74,7 +74,7 @@ pip="env PIP_DISABLE_PIP_VERSION_CHECK=1 .venv/bin/python -m pip install --quiet
 # --group came with pip 25.1
 .venv/bin/python -c 'import pip, sys; sys.exit(tuple(map(int, pip.__version__.split(".")[:2])) < (25, 1))' ||
     $pip --upgrade 'pip>=25.1'
-$pip --group build --group test --group lint --group deploy
+$pip --group build --group test --group lint --group deploy --group bench
 FASTMIRROR_EDITABLE=1 $pip --no-build-isolation --editable ".$extra"
 if [ -n "$extra" ]; then
     echo "$wanted" >.venv/.made-from

@@ -8,43 +8,68 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
-from benches.serve import loadgen, machine
-from benches.serve.content import Content
+from benches.serve import cold, loadgen, machine
+from benches.serve.content import COLD, MIB, Content
 from benches.serve.loadgen import Load, Sample, Target
 
+Group = Literal["blobs", "manifests", "mixed", "cold", "hang-ups"]
 NOISE = 0.15  # a sample during which others used more of a CPU than this is taken again
 SERVER_CPU, CLIENT_CPU = 0, 1  # positions in machine.cpus()
+STEADY = 2000.0  # small requests per second beside streams: each server gets the same, so that its streams compare
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One object at one number of connections."""
+    """One object at one number of connections; ``streams`` connections fetch blobs of kind ``of`` beside it."""
 
+    group: Group
     item: str
     connections: int
+    method: str = "GET"
+    streams: int = 0
+    of: str = "1 GiB"
+    leave_after: int = 0  # body bytes after which each response is left
 
     @property
     def small(self) -> bool:
         """Counted in requests per second instead of bytes per second."""
-        return self.item.endswith("manifest")
+        return self.group != "blobs"
+
+    @property
+    def name(self) -> str:
+        """The cell in one line."""
+        beside = f" beside {self.streams} of {self.of}" if self.streams else ""
+        left = f", left after {self.leave_after // MIB} MiB" if self.leave_after else ""
+        method = "" if self.method == "GET" else f"{self.method} "
+        return f"{method}{self.item}{left}, {self.connections} connections{beside}"
 
 
-CELLS = [Cell(item, connections) for item in ("8 MiB", "1 GiB") for connections in (1, 8, 64)]
-CELLS += [Cell("2 KiB manifest", connections) for connections in (1, 64)]
+def _cells(connections: tuple[int, ...], manifest_connections: tuple[int, ...], heads: bool) -> list[Cell]:
+    found = [Cell("blobs", item, n) for item in ("8 MiB", "1 GiB") for n in connections]
+    for item in ("2 KiB manifest", "9.5 KiB manifest"):
+        for method in ("GET", "HEAD") if heads else ("GET",):
+            found += [Cell("manifests", item, n, method) for n in manifest_connections]
+    found += [Cell("mixed", "2 KiB manifest", 8, streams=n) for n in (1, 8)]
+    found += [Cell("cold", "2 KiB manifest", 8, streams=n, of=COLD) for n in (1, 16)]
+    return [*found, Cell("hang-ups", "1 GiB", 8, leave_after=MIB)]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how often: ``seconds`` per sample, ``rounds`` samples per contender, ``retries`` of noisy ones."""
+    """How long and how often: ``seconds`` per sample, ``rounds`` samples of fastmirror and nginx, ``other_rounds`` of
+    the rest; in the whole run ``retries`` noisy samples may be taken again."""
 
+    cells: tuple[Cell, ...]
     seconds: float
     rounds: int
+    other_rounds: int
     retries: int
 
 
-QUICK = Plan(seconds=1.2, rounds=3, retries=0)
-FULL = Plan(seconds=3.0, rounds=5, retries=1)
+QUICK = Plan(tuple(_cells((1, 64), (64,), heads=False)), seconds=0.8, rounds=2, other_rounds=1, retries=0)
+FULL = Plan(tuple(_cells((1, 8, 64, 256), (1, 64), heads=True)), seconds=3.0, rounds=3, other_rounds=1, retries=60)
 
 
 def cpu_pair() -> tuple[int, int]:
@@ -53,29 +78,68 @@ def cpu_pair() -> tuple[int, int]:
     return usable[SERVER_CPU], usable[min(CLIENT_CPU, len(usable) - 1)]
 
 
-def quiet_sample(take: Callable[[], Sample], retries: int) -> Sample:
-    """The first sample that nobody disturbed, else the least disturbed of ``1 + retries``."""
-    best = take()
-    for _ in range(retries):
-        if best.foreign_share <= NOISE and not best.void:
-            break
-        best = min(best, take(), key=lambda sample: (sample.void, sample.foreign_share))
-    return best
+class Retries:
+    """How many more samples of this run may be taken again."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def quiet(self, take: Callable[[], Sample]) -> Sample:
+        """A sample that nobody disturbed, or else the less disturbed of two, or the only one when none are left."""
+        first = take()
+        if self.left == 0 or (first.foreign_share <= NOISE and not first.void):
+            return first
+        self.left -= 1
+        return min(first, take(), key=lambda sample: (sample.void, sample.foreign_share))
+
+
+def load_of(cell: Cell, content: Content, seconds: float) -> Load:
+    """What the generator is to do for ``seconds``."""
+    item = content.items[cell.item]
+    paths = content.cold if cell.of == COLD else (content.items[cell.of].path,)
+    return Load(
+        item.path,
+        item.size,
+        cell.connections,
+        seconds,
+        warmup=min(0.3, seconds / 6),
+        method=cell.method,
+        streams=cell.streams,
+        stream_paths=paths if cell.streams else (),
+        rate=STEADY if cell.streams else 0.0,
+        leave_after=cell.leave_after,
+    )
 
 
 def measure(
-    binary: Path, content: Content, cell: Cell, targets: Mapping[str, Target], plan: Plan
+    binary: Path,
+    content: Content,
+    cell: Cell,
+    targets: Mapping[str, tuple[Target, int]],
+    plan: Plan,
+    retries: Retries,
 ) -> dict[str, list[Sample]]:
-    """Samples by contender; every other round goes in the reverse order. Raises LoadFailed."""
-    item = content.items[cell.item]
-    load = Load(item.path, item.size, cell.connections, plan.seconds, warmup=min(0.3, plan.seconds / 6))
-    cpu = cpu_pair()[1]
+    """Samples by contender; every other round goes in the reverse order. Raises LoadFailed.
+
+    ``targets`` has each contender's target and in how many rounds it takes part.
+    """
+    load = load_of(cell, content, plan.seconds)
     samples: dict[str, list[Sample]] = {name: [] for name in targets}
     for number in range(plan.rounds):
-        for name in sorted(targets, reverse=bool(number % 2)):
-            take = partial(loadgen.run, binary, targets[name], load, cpu)
-            samples[name].append(quiet_sample(take, plan.retries))
+        taking_part = [name for name in targets if number < targets[name][1]]
+        for name in reversed(taking_part) if number % 2 else taking_part:
+            take = partial(_sample, binary, content, cell, targets[name][0], load)
+            samples[name].append(retries.quiet(take))
     return samples
+
+
+def _sample(binary: Path, content: Content, cell: Cell, target: Target, load: Load) -> Sample:
+    cpu = cpu_pair()[1]
+    if cell.of != COLD:
+        return loadgen.run(binary, target, load, cpu)
+    with cold.slow_disk(content.root, target.pids):
+        cold.forget(content.root / path.lstrip("/") for path in content.cold)
+        return loadgen.run(binary, target, load, cpu)
 
 
 def rate(cell: Cell, sample: Sample) -> float:
@@ -106,8 +170,5 @@ def peak_memory(binary: Path, content: Content, target: Target, connections: int
 
 def as_json(cell: Cell, samples: Mapping[str, list[Sample]]) -> dict[str, object]:
     """The cell as it goes into the results file."""
-    return {
-        "item": cell.item,
-        "connections": cell.connections,
-        "samples": {name: [asdict(sample) for sample in taken] for name, taken in samples.items()},
-    }
+    taken = {name: [asdict(sample) for sample in samples[name]] for name in samples}
+    return {"cell": asdict(cell), "samples": taken}

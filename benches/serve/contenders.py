@@ -34,6 +34,7 @@ http {{
     access_log off;
     sendfile on;
     tcp_nopush {nopush};
+    aio {aio};
     keepalive_timeout 60s;
     keepalive_requests 1000000000;
     open_file_cache max=1000 inactive=60s;
@@ -53,7 +54,7 @@ class StartFailed(Exception):
 
 
 @contextmanager
-def _process(line: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def running(line: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run ``line`` with its stderr in ``log``; at the end SIGTERM, then SIGKILL after a while."""
     with log.open("wb") as errors:
         process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors)
@@ -68,7 +69,7 @@ def _process(line: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
             process.wait()
 
 
-def _wait(process: subprocess.Popen[bytes], log: Path, ready: Callable[[], bool]) -> None:
+def until(process: subprocess.Popen[bytes], log: Path, ready: Callable[[], bool]) -> None:
     """Wait until ``ready()``. Raises StartFailed when the process ends or takes too long."""
     deadline = time.monotonic() + START_SECONDS
     while not ready():
@@ -77,7 +78,8 @@ def _wait(process: subprocess.Popen[bytes], log: Path, ready: Callable[[], bool]
         time.sleep(0.02)
 
 
-def _answers(port: int) -> bool:
+def answers(port: int) -> bool:
+    """Whether something on this machine accepts connections on a port."""
     try:
         socket.create_connection((HOST, port), 1).close()
     except OSError:
@@ -85,7 +87,8 @@ def _answers(port: int) -> bool:
     return True
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody had just now."""
     with socket.create_server((HOST, 0)) as listener:
         return int(listener.getsockname()[1])
 
@@ -100,16 +103,17 @@ def nginx_version() -> str | None:
 
 
 @contextmanager
-def nginx(content: Content, work: Path, cpu: int, *, nopush: bool) -> Iterator[Target]:
-    """nginx with one worker, sendfile, an open file cache and no access log."""
+def nginx(content: Content, work: Path, cpu: int, *, nopush: bool, aio: bool = False) -> Iterator[Target]:
+    """nginx with one worker, sendfile, an open file cache and no access log; ``aio`` adds ``aio threads``."""
     binary = shutil.which("nginx") or "/usr/sbin/nginx"
-    work = work / f"nginx-nopush-{'on' if nopush else 'off'}"
+    work = work / f"nginx-nopush-{'on' if nopush else 'off'}{'-aio' if aio else ''}"
     work.mkdir(parents=True, exist_ok=True)
-    port = _free_port()
+    port = free_port()
     config = NGINX_CONF.format(
         user="user root;" if os.geteuid() == 0 else "",
         work=work,
         nopush="on" if nopush else "off",
+        aio="threads" if aio else "off",
         default_type=MANIFEST_TYPE,
         host=HOST,
         port=port,
@@ -118,9 +122,10 @@ def nginx(content: Content, work: Path, cpu: int, *, nopush: bool) -> Iterator[T
     (work / "nginx.conf").write_text(config)
     line = machine.pinned([binary, "-p", str(work), "-c", str(work / "nginx.conf")], cpu)
     log = work / "nginx.log"
-    with _process(line, log) as process:
-        _wait(process, log, lambda: _answers(port))
-        yield Target(HOST, port, machine.process_tree(process.pid))
+    with running(line, log) as process:
+        # the master listens before it has a worker
+        until(process, log, lambda: answers(port) and len(machine.process_tree(process.pid)) > 1)
+        yield Target(HOST, port, machine.process_tree(process.pid), log.stem)
 
 
 def _bound(log: Path, listener: str) -> int | None:
@@ -147,8 +152,8 @@ def fastmirror(
     if peers:
         line += ["--peers", ",".join(peers)]
     log = work / "fastmirror.log"
-    with _process(machine.pinned(line, cpu), log) as process:
-        _wait(process, log, lambda: _bound(log, listener) is not None)
+    with running(machine.pinned(line, cpu), log) as process:
+        until(process, log, lambda: _bound(log, listener) is not None)
         port = _bound(log, listener)
         assert port is not None
-        yield Target(HOST, port, machine.process_tree(process.pid))
+        yield Target(HOST, port, machine.process_tree(process.pid), log.stem)

@@ -15,7 +15,10 @@ REPOSITORY = "bench/image"
 TAG = "1"
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 BLOB_SIZES = {"8 MiB": 8 * MIB, "1 GiB": 1024 * MIB}
-MANIFEST_SIZES = {"2 KiB manifest": 2048}
+MANIFEST_SIZES = {"2 KiB manifest": 2048, "9.5 KiB manifest": 9728}
+COLD = "cold 32 MiB"  # sixteen files of their own: they are taken out of the page cache again and again
+COLD_FILES = 16
+BLOB_SIZES |= {f"{COLD}, {number}": 32 * MIB for number in range(COLD_FILES)}
 
 
 @dataclass(frozen=True)
@@ -36,19 +39,24 @@ class Content:
     root: Path
     items: dict[str, Item]
 
+    @property
+    def cold(self) -> tuple[str, ...]:
+        """Paths of the files that are read from the disk."""
+        return tuple(item.path for name, item in self.items.items() if name.startswith(COLD))
 
-def _pieces(size: int) -> Iterator[bytes]:
+
+def _pieces(name: str, size: int) -> Iterator[bytes]:
     """``size`` bytes (a multiple of 1 MiB), the same in every run, no two MiB alike."""
-    base = random.Random(size).randbytes(MIB - 8)
+    base = random.Random(name).randbytes(MIB - 8)
     for number in range(size // MIB):
         yield number.to_bytes(8, "big") + base
 
 
-def _write_blob(blobs: Path, size: int) -> str:
+def _write_blob(blobs: Path, name: str, size: int) -> str:
     partial = blobs / "partial"
     hasher = hashlib.sha256()
     with partial.open("wb") as file:
-        for piece in _pieces(size):
+        for piece in _pieces(name, size):
             hasher.update(piece)
             file.write(piece)
     partial.rename(blobs / hasher.hexdigest())
@@ -92,12 +100,14 @@ def _build(layout: Path) -> dict[str, str]:
     """Write the layout; returns the hex digests by item name."""
     blobs = layout / "blobs" / "sha256"
     blobs.mkdir(parents=True)
-    names = {name: _write_blob(blobs, size) for name, size in BLOB_SIZES.items()}
+    names = {name: _write_blob(blobs, name, size) for name, size in BLOB_SIZES.items()}
     config = b'{"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": []}}'
     config_name = _write_bytes(blobs, config)
-    layers = [(names[name], size) for name, size in BLOB_SIZES.items()]
+    warm = [(names[name], size) for name, size in BLOB_SIZES.items() if not name.startswith(COLD)]
+    all_of_them = [(names[name], size) for name, size in BLOB_SIZES.items()]
     descriptors = []
     for number, (name, size) in enumerate(MANIFEST_SIZES.items()):
+        layers = all_of_them if number else warm  # in 2 KiB there is no room for all
         names[name] = _write_bytes(blobs, _manifest((config_name, len(config)), layers, size))
         descriptors.append(
             {
@@ -124,9 +134,9 @@ def _item(name: str, hex_digest: str) -> Item:
 
 
 def prepare(work: Path) -> Content:
-    """The content below ``work``, made once (about 1.1 GB) and kept for the next run."""
+    """The content below ``work``, made once (about 1.6 GB) and kept for the next run."""
     root, layout, marker = work / "root", work / "layout", work / "content.json"
-    if not marker.exists():
+    if not marker.exists() or set(json.loads(marker.read_text())) != {*BLOB_SIZES, *MANIFEST_SIZES}:
         for old in (root, layout):
             shutil.rmtree(old, ignore_errors=True)
         names = _build(layout)

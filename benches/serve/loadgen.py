@@ -25,6 +25,7 @@ class Target:
     host: str
     port: int
     pids: list[int]
+    name: str = "fastmirror"
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,10 @@ class Load:
     requests: int = 0
     method: str = "GET"
     copy: bool = False
+    streams: int = 0  # further connections, which fetch ``stream_paths`` one after the other and are counted apart
+    stream_paths: tuple[str, ...] = ()
+    rate: float = 0.0  # requests per second; 0: as fast as answers come
+    leave_after: int = 0  # body bytes after which each response is left; 0: never
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,7 @@ class Sample:
     own_cpu_seconds: float
     server_cpu_seconds: float
     foreign_cpu_seconds: float
+    stream_bytes: int = 0
     p50: float | None = None
     p99: float | None = None
     max: float | None = None
@@ -58,7 +64,7 @@ class Sample:
     @property
     def void(self) -> bool:
         """The generator was too busy, or nobody got a turn: this sample says nothing about the server."""
-        return self.own_cpu_seconds > BUSY * self.seconds or not self.bytes or not self.server_cpu_seconds
+        return self.own_cpu_seconds > BUSY * self.seconds or not (self.bytes or self.requests)
 
     @property
     def foreign_share(self) -> float:
@@ -84,6 +90,11 @@ def command(binary: Path, target: Target, load: Load) -> list[str]:
     line = [str(binary), "-c", str(load.connections), "-d", str(load.seconds), "-l", str(load.length)]
     line += ["-m", load.method, "-p", ",".join(map(str, target.pids))]
     line += ["-n", str(load.requests)] if load.requests else ["-w", str(load.warmup)]
+    line += ["-r", str(load.rate)] if load.rate else []
+    line += ["-e", str(load.leave_after)] if load.leave_after else []
+    line += ["-b", str(load.streams)] if load.streams else []
+    for path in load.stream_paths:
+        line += ["-B", path]
     if load.copy:
         line.append("-x")
     return [*line, target.host, str(target.port), load.path]
@@ -96,7 +107,7 @@ def run(binary: Path, target: Target, load: Load, cpu: int) -> Sample:
     servers = machine.cpu_seconds(target.pids)
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise LoadFailed(f"{load.path}: {done.stderr.strip() or f'status {done.returncode}'}")
+        raise LoadFailed(f"{target.name}: {load.path}: {done.stderr.strip() or f'status {done.returncode}'}")
     result = json.loads(done.stdout)
     # The generator's own time outside its window is small; what is left was somebody else's.
     all_seconds = machine.busy_seconds() - busy
@@ -105,6 +116,7 @@ def run(binary: Path, target: Target, load: Load, cpu: int) -> Sample:
     return Sample(
         seconds=result["seconds"],
         bytes=result["bytes"],
+        stream_bytes=result["stream_bytes"],
         requests=result["requests"],
         own_cpu_seconds=result["own_cpu_seconds"],
         server_cpu_seconds=result["server_cpu_seconds"],

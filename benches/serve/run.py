@@ -7,57 +7,81 @@ import datetime as dt
 import json
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from benches.serve import cells, contenders, content, loadgen, machine, netns, page, relay
-from benches.serve.cells import Cell, Plan
+from benches.serve import cells, cold, contenders, content, loadgen, machine, netns, others, page, relay, summary
+from benches.serve.cells import Cell, Group, Plan
 from benches.serve.content import Content
 from benches.serve.loadgen import Target
+from benches.serve.summary import AIO, NGINX, OURS
 
 ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / "var" / "bench"
 RESULTS = ROOT / "benches" / "results"
 PAGE = ROOT / "docs" / "benchmarks.md"
 MEMORY_CONNECTIONS = 256
-PARTS = ("cells", "memory", "relay")
+PARTS = (*get_args(Group), "memory", "relay")
 
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _targets(stack: ExitStack, data: Content) -> dict[str, Target]:
+def _versions() -> dict[str, str]:
+    """What of the others is here; says what is missing."""
+    found: dict[str, str] = {}
+    hints = {"nginx": "apt-get install nginx-light", "docker-registry": "apt-get install docker-registry",
+             "aiohttp": "pip install aiohttp, into .venv", "Spegel": "BENCH_SPEGEL=/path/to/spegel"}  # fmt: skip
+    versions = (contenders.nginx_version, others.registry_version, others.aiohttp_version, others.spegel_version)
+    for (name, hint), version in zip(hints.items(), versions, strict=True):
+        value = version()
+        if value is None:
+            _say(f"{name} is left out: it is not installed ({hint})")
+        else:
+            found[name] = value
+    return found
+
+
+def _targets(stack: ExitStack, data: Content, versions: dict[str, str], plan: Plan) -> dict[str, tuple[Target, int]]:
+    """Every contender that is here, started, and in how many rounds it takes part."""
     cpu = cells.cpu_pair()[0]
-    targets = {page.OURS: stack.enter_context(contenders.fastmirror(data.layout, WORK / "serve", cpu))}
-    if contenders.nginx_version() is None:
-        _say("nginx is not installed (Debian: apt-get install nginx-light): only fastmirror is measured")
-        return targets
-    for name, nopush in zip(page.NGINX, (True, False), strict=True):
-        targets[name] = stack.enter_context(contenders.nginx(data, WORK, cpu, nopush=nopush))
+    targets: dict[str, tuple[Target, int]] = {}
+
+    def add(name: str, started: AbstractContextManager[Target], rounds: int) -> None:
+        targets[name] = stack.enter_context(started), rounds
+
+    add(OURS, contenders.fastmirror(data.layout, WORK / "serve", cpu), plan.rounds)
+    if "nginx" in versions:
+        for name, nopush in zip(NGINX, (True, False), strict=True):
+            add(name, contenders.nginx(data, WORK, cpu, nopush=nopush), plan.rounds)
+        add(AIO, contenders.nginx(data, WORK, cpu, nopush=False, aio=True), plan.other_rounds)
+    for name, start in (("docker-registry", others.registry), ("aiohttp", others.aiohttp), ("Spegel", others.spegel)):
+        if name in versions:
+            add(name, start(data, WORK, cpu), plan.other_rounds)
     return targets
 
 
-def _line(cell: Cell, samples: dict[str, list[loadgen.Sample]]) -> str:
-    entry = cells.as_json(cell, samples)
-    comparison = page.compare(entry)
-    name = f"{cell.item}, {cell.connections} connections"
-    if comparison is None:
-        return f"{name}: measured, nothing to compare with"
-    noise = f"; others used up to {comparison.foreign:.0%} of a CPU" if comparison.foreign > cells.NOISE else ""
-    return f"{name}: {comparison.rate_ratio:.2f}x nginx's rate at {comparison.cost_ratio:.2f}x its CPU{noise}"
+def _wanted(plan: Plan, parts: Sequence[str], data: Content) -> list[Cell]:
+    found = [cell for cell in plan.cells if cell.group in parts]
+    reason = cold.why_not(data.root)
+    if reason is not None and any(cell.group == "cold" for cell in found):
+        _say(f"cold files are left out: {reason}")
+        found = [cell for cell in found if cell.group != "cold"]
+    return found
 
 
-def _measure(binary: Path, data: Content, plan: Plan, parts: Sequence[str]) -> dict[str, Any]:
+def _measure(binary: Path, data: Content, plan: Plan, parts: Sequence[str], versions: dict[str, str]) -> dict[str, Any]:
     results: dict[str, Any] = {"cells": [], "memory_bytes": {}, "relay": []}
     with ExitStack() as stack:
-        targets = _targets(stack, data)
-        for cell in cells.CELLS if "cells" in parts else ():
-            samples = cells.measure(binary, data, cell, targets, plan)
-            results["cells"].append(cells.as_json(cell, samples))
-            _say(_line(cell, samples))
-        for name, target in targets.items() if "memory" in parts else ():
+        targets, retries = _targets(stack, data, versions, plan), cells.Retries(plan.retries)
+        for cell in _wanted(plan, parts, data):
+            entry = cells.as_json(cell, cells.measure(binary, data, cell, targets, plan, retries))
+            results["cells"].append(entry)
+            _say(summary.line(entry))
+        for name, (target, _) in targets.items() if "memory" in parts else ():
             peak = cells.peak_memory(binary, data, target, MEMORY_CONNECTIONS, plan.seconds)
             results["memory_bytes"][name] = peak
             _say(f"PSS of {name} with {MEMORY_CONNECTIONS} connections: {peak / content.MIB:.1f} MiB")
@@ -71,15 +95,24 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benches.serve", description=__doc__)
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--quick", action="store_true", help="under three minutes; results stay in var/bench (default)")
-    mode.add_argument("--full", action="store_true", help="writes benches/results/ and docs/benchmarks.md")
+    mode.add_argument("--full", action="store_true", help="all cells; writes benches/results/ and docs/benchmarks.md")
     mode.add_argument("--render", metavar="FILE", help="only write docs/benchmarks.md again, from a results file")
     parser.add_argument("--only", choices=PARTS, action="append", help="only this part (may be given again)")
+    parser.add_argument("--rounds", type=int, help="samples of fastmirror and nginx in each cell")
+    parser.add_argument("--other-rounds", type=int, help="samples of the other contenders in each cell")
+    parser.add_argument("--seconds", type=float, help="length of a sample")
     return parser.parse_args(argv)
 
 
+def _plan(arguments: argparse.Namespace) -> Plan:
+    plan = cells.FULL if arguments.full else cells.QUICK
+    given = {name: getattr(arguments, name) for name in ("rounds", "other_rounds", "seconds")}
+    return replace(plan, **{name: value for name, value in given.items() if value is not None})
+
+
 def _write_page(file: Path) -> None:
-    PAGE.write_text(page.render(json.loads(file.read_text()), str(file.relative_to(ROOT))))
-    _say(f"wrote {PAGE.relative_to(ROOT)}")
+    page.write(PAGE, json.loads(file.read_text()), str(file.relative_to(ROOT)))
+    _say(f"wrote {PAGE.relative_to(ROOT)} and its plots")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -90,28 +123,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         _write_page(Path(arguments.render).resolve())
         return 0
     netns.enter("benches.serve", argv)
-    plan = cells.FULL if arguments.full else cells.QUICK
+    plan = _plan(arguments)
+    began = dt.datetime.now(dt.UTC)
     try:
-        _say("preparing 1.1 GB of content")
-        data, binary = content.prepare(WORK), loadgen.build(WORK)
-        results = _measure(binary, data, plan, arguments.only or PARTS)
+        _say("preparing 1.6 GB of content")
+        data, binary, versions = content.prepare(WORK), loadgen.build(WORK), _versions()
+        results = _measure(binary, data, plan, arguments.only or PARTS, versions)
     except (loadgen.LoadFailed, contenders.StartFailed, relay.RelayFailed) as error:
         _say(f"benches.serve: {error}")
         return 1
-    date = dt.datetime.now(dt.UTC).date().isoformat()
+    took = dt.datetime.now(dt.UTC) - began
     results |= {
         "machine": {**machine.describe(), "congestion_control": netns.congestion_control()},
-        "nginx": contenders.nginx_version() or "not installed",
-        "date": date,
+        "versions": versions,
+        "date": began.date().isoformat(),
+        "minutes": round(took.total_seconds() / 60, 1),
         "seconds": plan.seconds,
         "rounds": plan.rounds,
+        "other_rounds": plan.other_rounds,
         "memory_connections": MEMORY_CONNECTIONS,
     }
-    file = RESULTS / f"serve-{date}.json" if arguments.full else WORK / "quick.json"
+    file = RESULTS / f"serve-{results['date']}.json" if arguments.full else WORK / "quick.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(results, indent=1) + "\n")
-    print("\n".join(page.summary(results)))
-    _say(f"wrote {file.relative_to(ROOT)}")
+    print("\n".join(summary.lines(results)))
+    _say(f"wrote {file.relative_to(ROOT)} after {results['minutes']} min")
     if arguments.full:
         _write_page(file)
     return 0
