@@ -1,7 +1,7 @@
 /* loadgen: an HTTP/1.1 load generator that costs less than the servers it loads.
  *
  * One thread, epoll, keep-alive. Every response must have the expected status and a Content-Length that it meets.
- * Body bytes are thrown away in the kernel (recv with MSG_TRUNC, tcp(7)), or copied with -x. The CPU time of the
+ * Body bytes are thrown away in the kernel (recv with MSG_TRUNC, tcp(7)). The CPU time of the
  * server's processes is read from /proc at both ends of the measured window, so that it belongs to the same bytes.
  * -b and -B add streams, which are counted apart. -r sends requests at a steady rate, whatever the answers take; their
  * latency counts from when they were due. -e leaves each response after so many body bytes, and connects again.
@@ -26,7 +26,7 @@
 #include <unistd.h>
 
 enum {
-    HEAD_BYTES = 16384, COPY_BYTES = 262144, DISCARD_BYTES = 8 << 20, STREAM_BYTES = 1 << 20, MAX_PIDS = 64,
+    HEAD_BYTES = 16384, LEAVING_BYTES = 262144, DISCARD_BYTES = 8 << 20, STREAM_BYTES = 1 << 20, MAX_PIDS = 64,
     EVENTS = 256, MAX_STREAM_PATHS = 64
 };
 
@@ -50,7 +50,7 @@ static struct {
     char **paths;
     int path_count, next_path;
     char *stream_paths[MAX_STREAM_PATHS];
-    int connections, streams, stream_path_count, next_stream_path, status, copy;
+    int connections, streams, stream_path_count, next_stream_path, status;
     long long length, requests;   /* -1: any; 0: until the time is over */
     long long leave_after;        /* body bytes; 0: responses are read to their end */
     double rate;                  /* requests per second; 0: as fast as answers come */
@@ -70,8 +70,6 @@ static struct {
     double due, step;     /* when the next request is due, seconds */
     int timer;
 } pace;
-
-static char scratch[COPY_BYTES];
 
 static void die(const char *format, ...)
 {
@@ -162,8 +160,7 @@ static void connect_to_server(struct conn *c, int epoll)
     c->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (c->fd < 0 || connect(c->fd, (struct sockaddr *)&options.address, sizeof options.address) < 0)
         die("connect: %s", strerror(errno));
-    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    fcntl(c->fd, F_SETFL, O_NONBLOCK);
+    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one), fcntl(c->fd, F_SETFL, O_NONBLOCK);
     epoll_ctl(epoll, EPOLL_CTL_ADD, c->fd, &event);
     if (options.rate == 0 || c->stream) {
         send_request(c);
@@ -178,13 +175,12 @@ static void start_pace(int epoll)
 {
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
     long step = (long)(1e9 / options.rate);
-    struct itimerspec timer = {.it_interval = {step / 1000000000, step % 1000000000}};
-    timer.it_value = timer.it_interval;
+    struct timespec every = {step / 1000000000, step % 1000000000};
+    struct itimerspec timer = {every, every};
     pace.timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
     pace.step = step * 1e-9;
     pace.due = now() + pace.step;
-    if (pace.timer < 0 || timerfd_settime(pace.timer, 0, &timer, NULL) < 0 ||
-        epoll_ctl(epoll, EPOLL_CTL_ADD, pace.timer, &event) < 0)
+    if (timerfd_settime(pace.timer, 0, &timer, NULL) < 0 || epoll_ctl(epoll, EPOLL_CTL_ADD, pace.timer, &event) < 0)
         die("timerfd: %s", strerror(errno));
 }
 
@@ -238,15 +234,15 @@ static void parse_head(struct conn *c, char *end)
 static int receive(struct conn *c, int epoll)
 {
     ssize_t n;
-    long long room = options.copy || options.leave_after > 0 ? COPY_BYTES : c->stream ? STREAM_BYTES : DISCARD_BYTES;
+    long long room = options.leave_after > 0 ? LEAVING_BYTES : c->stream ? STREAM_BYTES : DISCARD_BYTES;
     if (c->left < 0)
         n = recv(c->fd, c->head + c->head_used, HEAD_BYTES - c->head_used, 0);
     else
-        n = recv(c->fd, options.copy ? scratch : NULL, c->left < room ? c->left : room, options.copy ? 0 : MSG_TRUNC);
+        n = recv(c->fd, NULL, c->left < room ? c->left : room, MSG_TRUNC);
     if (n < 0) {
-        if (errno == EAGAIN)
-            return 0;
-        die("recv: %s", strerror(errno));
+        if (errno != EAGAIN)
+            die("recv: %s", strerror(errno));
+        return 0;
     }
     if (n == 0) {
         if (c->received > 0)
@@ -346,8 +342,7 @@ static void run(void)
         for (int i = 0; i < n; i++) {
             struct conn *c = events[i].data.ptr;
             if (c == NULL) {
-                while (read(pace.timer, &ticks, sizeof ticks) > 0)
-                    ;
+                (void)!read(pace.timer, &ticks, sizeof ticks);
             } else if (receive(c, epoll) && answered(c, epoll)) {
                 report(now());
                 return;
@@ -357,12 +352,6 @@ static void run(void)
         }
     }
     report(now());
-}
-
-static void add_stream_path(char *path)
-{
-    if (options.stream_path_count < MAX_STREAM_PATHS)
-        options.stream_paths[options.stream_path_count++] = path;
 }
 
 static void parse_pids(char *list)
@@ -377,7 +366,7 @@ static void parse_pids(char *list)
 int main(int argc, char **argv)
 {
     int letter;
-    while ((letter = getopt(argc, argv, "c:d:w:n:s:l:p:m:b:B:e:r:x")) != -1) {
+    while ((letter = getopt(argc, argv, "c:d:w:n:s:l:p:m:b:B:e:r:")) != -1) {
         switch (letter) {
         case 'c': options.connections = atoi(optarg); break;
         case 'd': options.seconds = atof(optarg); break;
@@ -388,18 +377,17 @@ int main(int argc, char **argv)
         case 'p': parse_pids(optarg); break;
         case 'm': options.method = optarg; break;
         case 'b': options.streams = atoi(optarg); break;
-        case 'B': add_stream_path(optarg); break;
+        case 'B': options.stream_paths[options.stream_path_count++ % MAX_STREAM_PATHS] = optarg; break;
         case 'e': options.leave_after = atoll(optarg); break;
         case 'r': options.rate = atof(optarg); break;
-        case 'x': options.copy = 1; break;
         default: return 2;
         }
     }
-    if (argc - optind < 3 || options.connections < 1 || (options.streams && !options.stream_path_count)) {
+    if (argc - optind < 3 || options.connections < 1 || (options.streams && !options.stream_path_count) ||
+        options.stream_path_count > MAX_STREAM_PATHS) {
         fprintf(stderr, "usage: %s [-c connections] [-d seconds] [-w warm-up seconds] [-n requests] [-s status]\n"
-                "       [-l Content-Length] [-p server pids] [-m method] [-x]\n"
-                "       [-b streams -B path of theirs] [-e bytes before leaving] [-r requests a second]\n"
-                "       ADDRESS PORT PATH...\n", argv[0]);
+                "       [-l Content-Length] [-p server pids] [-m method] [-r requests a second]\n"
+                "       [-b streams -B path of theirs] [-e bytes before leaving] ADDRESS PORT PATH...\n", argv[0]);
         return 2;
     }
     options.address.sin_family = AF_INET;

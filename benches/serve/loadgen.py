@@ -39,7 +39,6 @@ class Load:
     warmup: float = 0.3
     requests: int = 0
     method: str = "GET"
-    copy: bool = False
     streams: int = 0  # further connections, which fetch ``stream_paths`` one after the other and are counted apart
     stream_paths: tuple[str, ...] = ()
     rate: float = 0.0  # requests per second; 0: as fast as answers come
@@ -95,8 +94,6 @@ def command(binary: Path, target: Target, load: Load) -> list[str]:
     line += ["-b", str(load.streams)] if load.streams else []
     for path in load.stream_paths:
         line += ["-B", path]
-    if load.copy:
-        line.append("-x")
     return [*line, target.host, str(target.port), load.path]
 
 
