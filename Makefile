@@ -11,7 +11,7 @@ help:
 	@echo "make lint         ruff, cython-lint, mypy, stubtest, import-linter, codespell"
 	@echo "make bench-quick  the benches, short; make bench: in full"
 	@echo "make image        the container image, as build/image/image.tar (root; buildah)"
-	@echo "make docs         write the generated pages of docs/"
+	@echo "make docs         write what is generated in docs/ and deploy/"
 	@echo "make debug        the tests with bounds checks and asyncio's debug mode"
 	@echo "make sanitize     the tests of the native code under AddressSanitizer and UBSan"
 	@echo "make build setup dist clean"
@@ -39,6 +39,7 @@ lint: build
 
 docs: build
 	$(PYTHON_IN) -m tools.gendocs
+	$(PYTHON_IN) -m tools.gendeploy
 
 image:
 	@tools/venv.sh

@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fastmirror.config import check
+from fastmirror.config.check import Address
+from fastmirror.errors import ConfigError
+
 if TYPE_CHECKING:
     from fastmirror.containerd.plan import Plan, Wanted
 
@@ -74,17 +78,18 @@ def _keep(certs: Path, wanted: Wanted) -> None:
     from fastmirror.observe import log as logs
 
     logs.setup("info")
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    Keeper(certs, wanted).run(stop)
+    Keeper(certs, wanted).run(_told_to_stop())
 
 
 @click.command()
 @_certs_dir
 @_diff
 @_dry_run
-def cleanup(certs_dir: str, show_diff: bool, dry_run: bool) -> None:
+@click.option("--once-gone", metavar="URL", help="Wait until no fastmirror answers here, then give back. With --tell.")
+@click.option("--tell", metavar="HOST:PORT", help="Stay, and tell here whether it is done, until SIGTERM.")
+@click.option("--await", "awaited", metavar="NAME:PORT", help="Change nothing: wait for all that --tell here.")
+@click.option("--timeout", metavar="SECONDS", default="5m", show_default=True, help="How long --await waits.")
+def cleanup(certs_dir: str, show_diff: bool, dry_run: bool, **many: str | None) -> None:
     """Give containerd's hosts.toml files back as they were before `fastmirror configure`.
 
     What was edited by hand since stays, without our lines, and is reported.
@@ -92,6 +97,11 @@ def cleanup(certs_dir: str, show_diff: bool, dry_run: bool) -> None:
     from fastmirror.containerd.configure import give_back, preview
 
     certs = Path(certs_dir)
+    if many["tell"] or many["once_gone"] or many["awaited"]:
+        if dry_run or show_diff:
+            raise ConfigError("cleanup: --diff and --dry-run are for one node; leave --tell and --await out")
+        _leave(certs, **many)
+        return
     if dry_run or show_diff:
         plan, difference = preview(certs, None)
         if show_diff:
@@ -100,6 +110,44 @@ def cleanup(certs_dir: str, show_diff: bool, dry_run: bool) -> None:
             _report(plan, certs, "would be")
             return
     _report(give_back(certs), certs, "was")
+
+
+def _leave(certs: Path, tell: str | None, once_gone: str | None, awaited: str | None, timeout: str | None) -> None:
+    from fastmirror.containerd import hosts, leaving
+    from fastmirror.observe import log as logs
+
+    logs.setup("info")
+    stop = _told_to_stop()
+    if awaited:
+        if tell or once_gone:
+            raise ConfigError("cleanup: --await is for elsewhere than --tell and --once-gone: give one or the other")
+        for told in leaving.await_all(_place(awaited, "await"), _seconds(timeout or "5m"), stop):
+            click.echo(f"{told.node}: done" + "".join(f"; {remark}" for remark in told.remarks))
+        return
+    if not tell or not once_gone:
+        raise ConfigError("cleanup: --tell and --once-gone go together")
+    leaving.stay(certs, hosts.mirror_url(once_gone), _place(tell, "tell"), stop)
+
+
+def _place(text: str, option: str) -> Address:
+    try:
+        return check.address(text)
+    except ValueError as error:
+        raise ConfigError(f"{option}: {error} (from --{option})") from None
+
+
+def _seconds(text: str) -> float:
+    try:
+        return float(check.seconds(text))
+    except ValueError:
+        raise ConfigError(f"timeout: expected seconds, such as 90 or 5m, not {text!r} (from --timeout)") from None
+
+
+def _told_to_stop() -> threading.Event:
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
 
 
 def _report(plan: Plan, certs: Path, verb: str) -> None:
