@@ -2,20 +2,44 @@
 
 ``python -m benches.routing.bench_sim [--nodes 1000] [--keys 20] [--degree 64]``: joins that many nodes (no real
 network, no real signatures), then changes one, kills one, freezes one. Seconds are virtual; frames and bytes are
-counted. The paper figures multiply counts by the cost of a frame and of a connection (``--frame-ms, --connection-ms``):
-0.15 ms to send or to receive one, 12 ms for a handshake at each end, both measured with py-libp2p 0.8.1 on the machine
-of ``bench_cluster``.
+counted. The paper figures multiply counts by what one of everything costs, measured here and now with py-libp2p
+(``primitives``). A thousand nodes take some minutes.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import asdict, dataclass
 
+from benches.routing import primitives
+from benches.routing.primitives import Costs
 from tests.kit.inventory_sim import Sim, keys_of
 
+IDLE_SECONDS = 10.0
 
-def simulate(count: int, keys: int, degree: int) -> None:
+
+@dataclass(frozen=True)
+class Simulated:
+    """What came out: virtual seconds, and frames and bytes of a node."""
+
+    nodes: int
+    keys: int
+    degree: int
+    known: float
+    least_links: int
+    most_links: int
+    join_frames: float
+    join_mib: float
+    visible: float
+    visible_frames: float
+    killed: float
+    frozen: float
+    idle_frames: float
+
+
+def simulate(count: int, keys: int, degree: int) -> Simulated:
+    """Join so many nodes, each by a random earlier one, and see what happens to them."""
     sim = Sim(1, degree)
     for number in range(count):
         sim.start(number, keys_of(number, keys))
@@ -24,58 +48,78 @@ def simulate(count: int, keys: int, degree: int) -> None:
         sim.join(number, sim.dice.randrange(number))
     waited = 0.0
     while len(sim.nodes[0].offered) < count - 1 or sim.wrong():
-        sim.run(1.0)
-        waited += 1.0
-        print(
-            f"  {waited:.0f} s: node 0 knows {len(sim.nodes[0].offered)}; {time.monotonic() - real:.0f} s real",
-            flush=True,
-        )
-    print(f"{count} nodes x {keys} keys, degree {degree}: all known after {waited:.0f} s (virtual)")
+        sim.run(0.25)
+        waited += 0.25
+        print(f"  {waited:.2f} s: {len(sim.nodes[0].offered)} known; {time.monotonic() - real:.0f} s real", flush=True)
     links = [len(node.inventory.links) for node in sim.nodes.values()]
-    frames = sum(node.sent for node in sim.nodes.values()) / count
-    sent = sum(node.sent_bytes for node in sim.nodes.values()) / count
-    print(f"  a node: {min(links)} to {max(links)} links, {frames:.0f} frames and {sent / 2**20:.1f} MiB sent to join")
+    join_frames = _sent(sim) / count
+    join_bytes = sum(node.sent_bytes for node in sim.nodes.values()) / count
     sim.run(10)
 
-    owner = sim.nodes[count - 1].owner
-    before = sum(node.sent for node in sim.nodes.values())
+    owner, before = sim.nodes[count - 1].owner, _sent(sim)
     sim.change(count - 1, add={7})
     sim.run(0.0001)
     rest = list(sim.nodes.values())[:-1]
-    took = sim.run_until(lambda: all(7 in node.offered[owner] for node in rest), 30)
-    frames = (sum(node.sent for node in sim.nodes.values()) - before) / count
-    print(f"  a new key is known everywhere after {took * 1000:.1f} ms of network delays, {frames:.1f} frames a node")
+    visible = sim.run_until(lambda: all(7 in node.offered[owner] for node in rest), 30)
+    visible_frames = (_sent(sim) - before) / count
 
-    for what, act in (("killed", sim.kill), ("frozen", sim.freeze)):
-        number = count // 2 if what == "killed" else 1
+    gone = []
+    for number, act in ((count // 2, sim.kill), (1, sim.freeze)):
         owner = sim.nodes[number].owner
         act(number)
         rest = [node for node in sim.nodes.values() if node.number != number]
-        took = sim.run_until(lambda owner=owner, rest=rest: not any(owner in node.offered for node in rest), 30)
-        print(f"  a {what} node is gone everywhere after {took * 1000:.0f} ms")
-
-    before = sum(node.sent for node in sim.nodes.values())
-    sim.run(10)
-    print(
-        f"  idle: {(sum(node.sent for node in sim.nodes.values()) - before) / 10 / count:.1f} frames a second and node"
+        gone.append(sim.run_until(lambda owner=owner, rest=rest: not any(owner in n.offered for n in rest), 30))
+    sim.run(5)
+    before = _sent(sim)
+    sim.run(IDLE_SECONDS)
+    idle = (_sent(sim) - before) / IDLE_SECONDS / count
+    return Simulated(
+        count,
+        keys,
+        degree,
+        waited,
+        min(links),
+        max(links),
+        join_frames,
+        join_bytes / 2**20,
+        visible,
+        visible_frames,
+        gone[0],
+        gone[1],
+        idle,
     )
 
 
-def paper(frame_ms: float, connection_ms: float, degree: int) -> None:
-    costs = f"at each end {frame_ms} ms a frame, {connection_ms} ms a connection"
-    print(f"On paper, 2,000 keys a node, degree {degree}; {costs}:")
-    print("  nodes  links  to join: CPU s  received MiB  state MiB  index MiB  idle %  rollout % (10 layers in 60 s)")
-    for nodes in (100, 1000, 5000):
-        links = min(nodes - 1, degree)
-        met = nodes - 1  # each address is dialled back once
-        join = (links + met) * connection_ms / 1000 + nodes * frame_ms / 1000
-        received = nodes * 2000 * 8 / 2**20
-        index = nodes * 2000 * 24 / 2**20
-        idle = 4 * 2 * frame_ms / 10  # PING and PONG, both ways, twice a second
-        told = nodes * 10 / 60  # changes a second; above the degree they travel together, 10 times a second to 10 links
-        rollout = (told if nodes - 1 <= degree else min(told, 10.0) * 10 * 2 + told / 3) * frame_ms / 10
-        row = f"  {nodes:5}  {links:5}  {join:14.1f}  {received:12.1f}  {received:9.1f}  {index:9.1f}"
-        print(f"{row}  {idle:6.2f}  {rollout:9.1f}")
+def _sent(sim: Sim) -> int:
+    return sum(node.sent for node in sim.nodes.values())
+
+
+@dataclass(frozen=True)
+class Paper:
+    """One size on paper: CPU seconds and MiB to join, MiB of memory, shares of a core in percent."""
+
+    nodes: int
+    links: int
+    join_cpu: float
+    received: float
+    index: float
+    idle: float
+    rollout: float
+
+
+def paper(costs: Costs, degree: int, nodes: int, keys: int = 2000) -> Paper:
+    """A node of a cluster of that size. Rollout: each node gets 10 layers within 60 s."""
+    links = min(nodes - 1, degree)
+    met = nodes - 1  # each address is dialled back once
+    join = (links + met) * costs.connection + nodes * (costs.frame + costs.heard)
+    idle = 4 * 2 * costs.frame / 10  # PING and PONG, both ways, twice a second
+    changes = nodes * 10 / 60  # a second; above the degree they travel together, 10 times a second to 10 links
+    frames = changes if nodes - 1 <= degree else min(changes, 10.0) * 10 * 2
+    rollout = (frames * costs.frame + changes * costs.heard) / 10
+    return Paper(nodes, links, join / 1000, nodes * keys * 8 / 2**20, nodes * keys * 24 / 2**20, idle, rollout)
+
+
+SIZES = (100, 1000, 5000)
 
 
 def main() -> None:
@@ -83,11 +127,13 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=1000)
     parser.add_argument("--keys", type=int, default=20)
     parser.add_argument("--degree", type=int, default=64)
-    parser.add_argument("--frame-ms", type=float, default=0.15)
-    parser.add_argument("--connection-ms", type=float, default=12.0)
     given = parser.parse_args()
-    paper(given.frame_ms, given.connection_ms, given.degree)
-    simulate(given.nodes, given.keys, given.degree)
+    costs = primitives.measure()
+    print(costs)
+    for nodes in SIZES:
+        print(paper(costs, given.degree, nodes))
+    for name, value in asdict(simulate(given.nodes, given.keys, given.degree)).items():
+        print(f"  {name}: {value:.4g}")
 
 
 if __name__ == "__main__":

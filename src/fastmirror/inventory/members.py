@@ -66,7 +66,8 @@ class Members:
 
     def listed(self) -> tuple[Listed, ...]:
         """All live nodes with their versions."""
-        return tuple((owner, self._members[owner].version) for owner in self.live)
+        members = self._members
+        return tuple([(owner, members[owner].card.version) for owner in self.live])
 
     def differing(self, listed: Iterable[Listed]) -> list[Listed]:
         """Those of a view that are not known here as live at that very version: a few of thousands."""
@@ -141,7 +142,8 @@ class Members:
     def _room(self, direct: bool) -> bool:
         if direct:
             return len(self._members) < MAX_MEMBERS + MAX_UNMET
-        return len(self._members) < MAX_MEMBERS and sum(not member.host for member in self) < MAX_UNMET
+        count = len(self._members)
+        return count < MAX_UNMET or (count < MAX_MEMBERS and sum(not member.host for member in self) < MAX_UNMET)
 
     # ---- coming and going
 
