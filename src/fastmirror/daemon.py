@@ -28,6 +28,7 @@ from fastmirror.advertise.advertiser import Advertiser
 from fastmirror.chunks.checks import Checks
 from fastmirror.chunks.chunklist import ALGORITHMS
 from fastmirror.chunks.holder import ListServer
+from fastmirror.chunks.scrub import Scrubber
 from fastmirror.config import Settings, check
 from fastmirror.errors import FastmirrorError, RegistryError, StartFailed, StoreError
 from fastmirror.fetch.parts import FetchParts
@@ -157,11 +158,16 @@ class Node:
         filters = Filters(settings.stores.allow, settings.stores.deny)
         seen = Seen()
         seen.sizes.here = store.expected_size
-        local = Local(store, filters, seen)
+        checks = Checks(max(1, (os.cpu_count() or 2) // 2), nice=10)
+        closing.callback(checks.close)
+        scrubber = Scrubber(store, checks)
+        closing.callback(scrubber.close)
+        local = Local(store, filters, seen, scrubber)
         pace, own = Pace(), own_addresses()
         # One for each listener: whoever fills the places of the other nodes must not keep this node's clients out.
         admissions = [Admission(serve.max_connections, serve.max_connections_per_address, own) for _ in range(2)]
-        lists = self._build_lists(store, local, closing)
+        lists = self._build_lists(store, local, scrubber, checks)
+        closing.callback(lists.close)
         for_peers = Mirror(local, default_registry=serve.default_registry, chunks=lists)
         paced = Paced(for_peers, serve.serve_rate) if serve.serve_rate else for_peers
         self.peer = Server(serve, paced, refusal_reply, pace=pace, admission=admissions[1])
@@ -188,13 +194,18 @@ class Node:
         self.registry.listen(serve.registry_addr, "registry_addr", same_node=True)
         self.admin.listen(serve.admin_addr, "admin_addr")
 
-    def _build_lists(self, store: BlobStore, local: Local, closing: contextlib.AsyncExitStack) -> ListServer:
+    def _build_lists(self, store: BlobStore, local: Local, scrubber: Scrubber, checks: Checks) -> ListServer:
         settings = self.settings.fetch
-        checks = Checks(max(1, (os.cpu_count() or 2) // 2), nice=10)
-        closing.callback(checks.close)
         early = settings.whole_bytes + 1 if self.settings.serve.early_lists else None
-        lists = ListServer(store, local.may_serve, checks, ALGORITHMS[settings.piece_hash], early)
-        closing.callback(lists.close)
+        lists = ListServer(
+            store,
+            lambda digest: scrubber.holds_right(digest) and local.may_serve(digest),
+            checks,
+            ALGORITHMS[settings.piece_hash],
+            early,
+        )
+        self.metrics.lists.follow(lists)
+        self.metrics.node.wrong_blobs.at().follow(lambda: scrubber.found)
         return lists
 
     def _build_remote(

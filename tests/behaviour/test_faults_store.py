@@ -18,6 +18,7 @@ from tests.kit.content import blob
 from tests.kit.faulty_peer import FaultyPeer
 from tests.kit.invariants import Witness, assert_invariants, assert_same
 from tests.kit.layout import Layout, digest_of, image
+from tests.kit.metrics import metric
 from tests.kit.process import Node, start
 from tests.kit.puller import Puller
 from tests.kit.strace import traced
@@ -131,6 +132,24 @@ def test_s04_a_manifest_that_rotted_on_disk_is_not_served(local: Local) -> None:
     for reference in (digest, "1"):
         answer = local.node.ask("GET", f"/v2/faults/rotten/manifests/{reference}?ns=registry.example")
         assert answer.status == 404, reference
+
+
+def test_s04_a_blob_that_rotted_on_disk_is_served_once_and_peers_and_lists_do_not_get_it_after(local: Local) -> None:
+    content, digest, path = local.fresh(200_000)
+    right = path.read_bytes()
+    with path.open("r+b") as file:
+        file.seek(100_000)
+        file.write(bytes([right[100_000] ^ 1]))
+    assert len(local.ask(digest).body) == len(content), "it cannot be known beforehand"
+    eventually(lambda: local.ask(digest).status == 404, "it was found")
+    for method in ("GET", "HEAD"):
+        assert ask(local.node.peer, method, f"/v2/fastmirror/lookup/blobs/{digest}").status == 404
+    assert ask(local.node.peer, "GET", f"/fastmirror/v1/chunks/{digest}").status == 404
+    assert metric(local.node, "fastmirror_wrong_blobs_total") >= 1
+    other = path.with_name("other")
+    other.write_bytes(right)
+    other.rename(path)
+    assert_same(local.ask(digest).body, content)
 
 
 @pytest.mark.needs("strace", "root")

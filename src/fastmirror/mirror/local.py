@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, NamedTuple
 
+from fastmirror.chunks.scrub import Scrubber
 from fastmirror.fetch.lru import Lru
 from fastmirror.fetch.seen import Seen
 from fastmirror.http.message import Reply, Request
@@ -38,12 +39,18 @@ class _Looked(NamedTuple):
 
 
 class Local:
-    """Turns a pull into a reply if this node has the content and may serve it; None otherwise, which is no error."""
+    """Turns a pull into a reply if this node has the content and may serve it; None otherwise, which is no error.
 
-    def __init__(self, store: BlobStore, filters: Filters, seen: Seen | None = None) -> None:
+    The ``scrubber`` hears of the blobs that are served, and says which files are wrong: to have those is to have none.
+    """
+
+    def __init__(
+        self, store: BlobStore, filters: Filters, seen: Seen | None = None, scrubber: Scrubber | None = None
+    ) -> None:
         self._store = store
         self._filters = filters
         self._seen = seen or Seen()
+        self._scrubber = scrubber
         self._looked: Lru[Digest, _Looked] = Lru(LOOKED)
 
     def may_serve(self, digest: Digest) -> bool:
@@ -61,7 +68,7 @@ class Local:
         assert digest is not None
         if self._is_withheld(pull, digest):
             return None
-        blob = self._store.open(digest)
+        blob = self._open(digest, asked_for=request.method == "GET")
         if blob is None:
             return None
         try:
@@ -83,6 +90,17 @@ class Local:
         finally:
             if blob is not None:
                 blob.close()
+
+    def _open(self, digest: Digest, *, asked_for: bool) -> Blob | None:
+        blob = self._store.open(digest)
+        if blob is None or self._scrubber is None:
+            return blob
+        if self._scrubber.condemned(blob):
+            blob.close()
+            return None
+        if asked_for and blob.size > SMALL_BYTES:
+            self._scrubber.served(digest)
+        return blob
 
     def _manifest(self, pull: Pull, done: Done | None) -> Reply | None:
         digest = pull.digest

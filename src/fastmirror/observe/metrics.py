@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from fastmirror import __version__
 from fastmirror.observe.instruments import Cell, Distribution, Family, LabelValues
@@ -112,6 +112,29 @@ class FetchMetrics:
         )
 
 
+class ListCounts(Protocol):
+    """What the server of lists counts."""
+
+    answered: int
+    made_lists: int
+    refused: int
+
+
+class ListMetrics:
+    """Lists of piece hashes that other nodes ask for."""
+
+    def __init__(self) -> None:
+        self.answered = counter("lists_answered_total", "Requests for lists of piece hashes that were answered.")
+        self.made = counter("lists_made_total", "Lists of piece hashes that were computed to their end.")
+        self.refused = counter("lists_refused_total", "Lists not begun because too many were being computed.")
+
+    def follow(self, counts: ListCounts) -> None:
+        """From now on show what is counted there."""
+        self.answered.at().follow(lambda: counts.answered)
+        self.made.at().follow(lambda: counts.made_lists)
+        self.refused.at().follow(lambda: counts.refused)
+
+
 class RouterMetrics:
     """The libp2p router; all zero with another one."""
 
@@ -163,6 +186,9 @@ class NodeMetrics:
         self.build_info.at(__version__, platform.python_version()).set(1)
         self.ready = gauge("ready", "1 while /readyz says yes.")
         self.blobs = gauge("blobs", "Blobs and manifests that are here.")
+        self.wrong_blobs = counter(
+            "wrong_blobs_total", "Blobs here that were found not to have their digest; they are not served any more."
+        )
         self.loop_lag_seconds = histogram(
             "loop_lag_seconds", "How late the event loop runs what is due; probed twice a second."
         )
@@ -176,6 +202,7 @@ class Metrics:
         self.http = HttpMetrics()
         self.pull = PullMetrics()
         self.fetch = FetchMetrics()
+        self.lists = ListMetrics()
         self.router = RouterMetrics()
         self.node = NodeMetrics()
 
