@@ -94,7 +94,7 @@ def summary(rows: Sequence[Row], image: Image, origin_served: int, checked: int)
     for before, row in pairwise(rows):
         if row.killed:  # the row before is the same pull without a death
             cost = max(0.0, row.seconds - before.seconds) * 1000
-            times = f"{row.seconds:.2f} s with one source less for the rest, instead of {before.seconds:.2f} s"
+            times = f"{row.seconds:.2f} s with one source less, instead of {before.seconds:.2f} s"
             lines.append(
                 f"the death of node {row.killed} cost {cost:.0f} ms: {times} "
                 f"(longest silence in a layer: {row.gap * 1000:.0f} ms, without a death {before.gap * 1000:.0f} ms)"
