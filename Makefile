@@ -66,4 +66,5 @@ dist: build
 	$(PYTHON_IN) -m build --no-isolation
 
 clean:
-	rm -rf build dist src/*.egg-info src/fastmirror/_native/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist src/*.egg-info src/fastmirror/_native/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+		.import_linter_cache var

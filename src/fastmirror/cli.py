@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
@@ -21,8 +21,11 @@ from fastmirror import __version__
 from fastmirror.config import check
 from fastmirror.config.load import Field, Loaded, fields, load
 from fastmirror.containerd import commands
-from fastmirror.errors import ConfigError, FastmirrorError, NameInvalid, StoreError
+from fastmirror.errors import ConfigError, FastmirrorError, ImportFailed, NameInvalid, StoreError
 from fastmirror.oci.reference import Reference
+
+if TYPE_CHECKING:
+    from fastmirror.store.layout import LayoutStore
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -32,18 +35,22 @@ _format_option = click.option(
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(__version__, message="%(prog)s %(version)s")
 @click.option("--debug", is_flag=True, help="Show tracebacks of errors (anywhere on the line).")
 def fastmirror(**_: Any) -> None:
     """A node-local, peer-to-peer mirror for OCI images, in front of containerd."""
 
 
-def settings_options(*names: str) -> Callable[[Command], Command]:
-    """Options for the named settings (all without names), and ``--config``, generated from the settings' type."""
+def settings_options(*names: str, **helps: str) -> Callable[[Command], Command]:
+    """Options for the named settings (all without names), and ``--config``, generated from the settings' type.
+
+    ``helps`` are texts for settings that mean less here than elsewhere.
+    """
 
     def decorate(command: Command) -> Command:
         for field in reversed(fields()):
             if not names or field.name in names:
-                command = _option(field)(command)
+                command = _option(field._replace(help=helps.get(field.name, field.help)))(command)
         return click.option("--config", metavar="FILE", help="TOML file with settings [env: FASTMIRROR_CONFIG]")(
             command
         )
@@ -103,31 +110,53 @@ def serve(supervise: bool, config: str | None, **given: Any) -> int:
 @fastmirror.command("import")
 @click.argument("archives", metavar="FILE...", nargs=-1, required=True)
 @click.option("--name", metavar="REF", help="Name for the image, such as docker.io/library/debian:12 (one FILE only).")
-@settings_options("store")
+@settings_options("store", store="oci:DIR, the image layout that gets the images")
 @_format_option
 def import_(archives: tuple[str, ...], name: str | None, config: str | None, output: str, **given: Any) -> None:
     """Put images from archives into an OCI image layout.
 
-    A FILE is an oci-archive or what docker save writes, "-" is standard input. The first --store gets the images.
+    A FILE is an oci-archive or what docker save writes, "-" is standard input. One that cannot be imported keeps the
+    others from nothing. Of several stores in the settings the first gets the images.
     """
     reference = _reference(name, len(archives))
     settings = _load(config, given).settings
-    from fastmirror.store.importer import import_archive
-    from fastmirror.store.layout import open_layout
+    from fastmirror.store.importer import check_archive, import_archive
 
     address = check.store(settings.stores.store[0])
     if address.kind != "oci":
         raise ConfigError(f"store: {address} cannot be imported into; give oci:DIR, or let containerd import it")
-    rows = []
+    rows: list[tuple[str, str]] = []
+    failed: list[str] = []
+    with contextlib.ExitStack() as closing:
+        store: LayoutStore | None = None
+        for archive in archives:
+            try:
+                if store is None:
+                    if not os.path.exists(address.path):  # no store is made for nothing
+                        check_archive(archive, reference)
+                    store = _open_first(address.path)
+                    closing.callback(store.close)
+                for image in import_archive(store, archive, reference, _progress(archive)):
+                    target = store.resolve(image)
+                    rows.append((str(image), "" if target is None else str(target.digest)))
+            except ImportFailed as error:
+                failed.append(str(error))
+    if rows or not failed:
+        _print_imported(rows, output)
+    if failed:
+        raise ImportFailed("; ".join(failed))
+
+
+def _open_first(path: str) -> LayoutStore:
+    from fastmirror.store.layout import open_layout
+
     try:
-        opened = open_layout(Path(address.path), create=True)
+        return open_layout(Path(path), create=True)
     except StoreError as error:
         raise StoreError(f"store: {error}") from error
-    with contextlib.closing(opened) as store:
-        for archive in archives:
-            for image in import_archive(store, archive, reference, _progress(archive)):
-                target = store.resolve(image)
-                rows.append((str(image), "" if target is None else str(target.digest)))
+
+
+def _print_imported(rows: list[tuple[str, str]], output: str) -> None:
     if output == "json":
         click.echo(json.dumps([{"name": image, "digest": digest} for image, digest in rows]))
     else:
@@ -139,6 +168,8 @@ def _reference(name: str | None, files: int) -> Reference | None:
         return None
     if files > 1:
         raise ConfigError("name: one name cannot be given to several files (from --name); import them one by one")
+    if "@" in name:
+        raise ConfigError(f"name: expected a tag, not a digest, in {json.dumps(name)[:200]} (from --name)")
     try:
         return Reference.parse(name)
     except NameInvalid as error:
@@ -300,6 +331,7 @@ def table(rows: Sequence[tuple[str, ...]]) -> str:
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit; what goes wrong is one line on stderr."""
+    _fill_standard_descriptors()
     args = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in args
     try:
@@ -322,6 +354,17 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     except Exception as error:  # noqa: BLE001 - the last resort; --debug shows the traceback
         what = f"a defect in fastmirror: {type(error).__name__}: {error}; --debug shows where"
         _fail(error, what, 1, debug)
+
+
+def _fill_standard_descriptors() -> None:
+    """Whoever starts us may have closed them: a socket with the number of stderr would get the log."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number; open(2)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def _fail(error: BaseException, message: str, code: int, debug: bool) -> NoReturn:

@@ -71,10 +71,7 @@ def test_demo_pulls_from_nodes_through_a_death_and_without_the_origin(tmp_path: 
     assert fourth["A"] + fourth["B"] == pytest.approx(size, abs=2)
     assert min(fourth["A"], fourth["B"]) > 1, "one of the two gave nothing: nobody was killed in mid-layer"
     assert fifth["A"] + fifth["B"] + fifth["C"] == pytest.approx(size, abs=0.2)
-    assert re.search(
-        r"the death of node [AB] cost \d+ ms: [\d.]+ s with one source less for the rest, instead of [\d.]+ s",
-        done.stdout,
-    )
+    assert re.search(r"the death of node [AB] cost \d+ ms: [\d.]+ s with one source less, instead of ", done.stdout)
     assert "1.00 times the image" in done.stdout
     assert "12 blobs on the nodes' disks were read again: every digest is right" in done.stdout
     assert "\r" not in done.stdout, "carriage returns are for terminals"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -14,8 +15,9 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.kit.cluster import free_port
 from tests.kit.layout import Layout, image
-from tests.kit.process import Node, start
+from tests.kit.process import Node, environment, start
 from tests.kit.waiting import eventually
 from tests.kit.wire import End, Wire, ask, build_request
 
@@ -302,6 +304,27 @@ def test_a_full_disk_is_one_line_with_the_path(tmp_path):
     assert ended.complaint.startswith("fastmirror: store: ")
     assert "No space left on device" in ended.complaint
     assert ended.complaint.count("\n") == 1
+
+
+def test_it_serves_without_standard_streams_and_no_socket_gets_its_log(tmp_path):
+    port = free_port("127.0.0.1")
+    command = [sys.executable, "-m", "fastmirror", "serve", "--registry-addr", f"127.0.0.1:{port}"]
+    command += ["--peer-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0", "--store", "oci:store"]
+    line = 'exec "$@" <&- >&- 2>&-'
+    process = subprocess.Popen(["sh", "-c", line, "sh", *command], env=environment(), cwd=tmp_path)
+
+    def answers() -> bool:
+        with contextlib.suppress(OSError):
+            return ask(("127.0.0.1", port), "GET", "/v2/").status == 200
+        return False
+
+    try:
+        eventually(answers, "it answers", 20)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_wrong_settings_are_one_line_with_their_origin_and_exit_code_2(tmp_path):

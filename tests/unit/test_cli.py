@@ -93,6 +93,17 @@ def test_a_switch_may_be_given_with_or_without_a_value(run, args, value):
     assert json.loads(out)["resolve_tags"]["value"] is value
 
 
+def test_the_version_may_be_asked_for_as_of_other_programs(run):
+    assert run("--version") == (0, f"fastmirror {fastmirror.__version__}\n", "")
+
+
+def test_what_import_cannot_do_is_not_offered_by_its_help(run):
+    _, out, _ = run("import", "--help")
+    assert "oci:DIR" in out
+    assert "containerd:" not in out
+    assert "containerd:SOCKET" in run("serve", "--help")[1]
+
+
 def test_version_prints_what_runs(run):
     code, out, _ = run("version", "-o", "json")
     assert code == 0
@@ -107,7 +118,9 @@ def test_version_prints_what_runs(run):
         (("serve", "--peers", "x"), "peers: expected HOST:PORT"), (("serve", "--pers", "x"), "'--peers'"),
         (("srve",), "Did you mean 'serve'?"), (("import",), "Missing argument"), (("version", "-o", "xml"), "xml"),
         (("serve", "--config", "no.toml"), "cannot read"), (("import", "x.tar", "--name", "UPPER"), "(from --name)"),
-        (("import", "x.tar", "y.tar", "--name", "a"), "one by one"), (("serve", "--peers", "a\nb:1"), r"a\nb:1"),
+        (("import", "x.tar", "y.tar", "--name", "a"), "one by one"),
+        (("import", "x.tar", "--name", "a.example/b@sha256:0"), "expected a tag, not a digest"),
+        (("serve", "--peers", "a\nb:1"), r"a\nb:1"),
     ],
 )  # fmt: skip
 def test_wrong_use_is_one_line_and_exit_code_2(run, args, said):
@@ -172,6 +185,25 @@ def test_import_that_cannot_is_one_line_and_exit_code_1(run, tmp_path):
         assert (code, out) == (1, "")
         assert said in err
         assert err.count("\n") == 1
+
+
+def test_of_several_files_the_good_ones_are_imported_and_the_bad_ones_told(run, tmp_path):
+    (tmp_path / "bad.tar").write_bytes(b"no archive")
+    good = str(archive(tmp_path, "a.example/b:1"))
+    code, out, err = run("import", "bad.tar", good, "missing.tar", "-o", "json")
+    assert code == 1
+    assert [row["name"] for row in json.loads(out)] == ["a.example/b:1"]
+    assert "bad.tar: " in err
+    assert "missing.tar: it cannot be opened" in err
+    assert err.count("\n") == 1
+
+
+def test_an_import_that_fails_makes_no_store(run, tmp_path):
+    empty = tmp_path / "empty.tar"
+    subprocess.run(["tar", "-cf", empty, "-T", "/dev/null"], check=True)
+    for file in ("missing.tar", str(empty)):
+        assert run("import", file, "--store", "oci:new")[0] == 1
+        assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(

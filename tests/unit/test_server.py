@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import resource
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -59,6 +60,18 @@ async def ask(server: Server) -> bytes:
 
 async def test_server_answers_on_the_port_it_says(make: Make) -> None:
     assert await ask(make(ok)) == OK
+
+
+async def test_port_that_only_root_may_have_is_told_so(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    server = make(lambda _: Reply(head(200), b""))
+    monkeypatch.setattr(socket.socket, "bind", refuse)
+    with pytest.raises(
+        StartFailed, match=r"registry_addr: cannot listen on 127.0.0.1:80: ports below 1024.*higher port"
+    ):
+        server.listen("127.0.0.1:80", "registry_addr")
 
 
 async def test_answer_that_raises_is_a_500_and_the_server_goes_on(make: Make, caplog: pytest.LogCaptureFixture) -> None:

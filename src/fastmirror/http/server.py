@@ -97,11 +97,7 @@ class Server:
                 sock.listen(BACKLOG)
             except OSError as error:
                 sock.close()
-                if error.errno == errno.EADDRINUSE:
-                    hint = f"another program has it (ss -ltnp 'sport = :{port}' shows which); stop it or set {setting}"
-                else:
-                    hint = f"{error.strerror}; set {setting} to an address of this machine"
-                raise StartFailed(f"{setting}: cannot listen on {address}: {hint}") from None
+                raise StartFailed(f"{setting}: cannot listen on {address}: {_advice(error, setting, port)}") from None
             if same_node:
                 _do_not_pace(sock)
             self._sockets.append(sock)
@@ -241,6 +237,14 @@ class Server:
             sock = self._deaf.pop()
             self._loop.add_reader(sock, self._accept, sock)
         self._ticker = self._loop.call_later(TICK_SECONDS, self._tick)
+
+
+def _advice(error: OSError, setting: str, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"another program has it (ss -ltnp 'sport = :{port}' shows which); stop it or set {setting}"
+    if error.errno == errno.EACCES and port < 1024:
+        return f"ports below 1024 need root or CAP_NET_BIND_SERVICE; set {setting} to a higher port"
+    return f"{error.strerror}; set {setting} to an address of this machine"
 
 
 def _do_not_pace(sock: socket.socket) -> None:

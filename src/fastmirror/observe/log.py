@@ -15,7 +15,6 @@ import logging
 import os
 import re
 import select
-import sys
 import time
 import traceback
 from typing import Final
@@ -119,7 +118,7 @@ class StderrHandler(logging.Handler):
 
 def setup(level: str, fd: int | None = None) -> StderrHandler:
     """Send all logging of the process to stderr (or ``fd``) as JSON lines, from ``level`` on."""
-    handler = StderrHandler(sys.stderr.fileno() if fd is None else fd)
+    handler = StderrHandler(2 if fd is None else fd)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)

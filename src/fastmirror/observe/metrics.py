@@ -50,7 +50,11 @@ class HttpMetrics:
         )
         self.requests = counter("requests_total", "Requests that were parsed and answered.", **by)
         self.cached = counter("requests_cached_total", "Requests answered again with an answer that was kept.", **by)
-        self.refused = counter("requests_refused_total", "Requests refused as malformed or too large.", **by)
+        self.refused = counter(
+            "requests_refused_total",
+            "Requests refused unseen: malformed, too large, neither GET nor HEAD, or not from a node of this cluster.",
+            **by,
+        )
         self.body_bytes = counter("sent_body_bytes_total", "Bytes of bodies sent to clients.", **by)
         self.clients_left = counter(
             "clients_left_total", "Clients that closed before the end of a body: usual for containerd, no error.", **by
@@ -75,7 +79,9 @@ class PullMetrics:
     def __init__(self) -> None:
         by = {"listener": DATA_LISTENERS}
         self.pulls = counter(
-            "pulls_total", "Pulls answered, by where the content came from; none is a miss, which is usual.",
+            "pulls_total",
+            "Pulls answered, by where the content came from; none is each 404: nobody asked has it (which is usual), "
+            "a filter denies it, or a limit was met.",
             source=SOURCES, **by,
         )  # fmt: skip
         self.bytes = counter(

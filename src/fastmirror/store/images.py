@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 _CONFIG: Final = "application/vnd.oci.image.config.v1+json"
 _LAYER: Final = "application/vnd.oci.image.layer.v1.tar"
 _NAME_IT: Final = "say what it is with --name REGISTRY/REPOSITORY:TAG"
+_NAME_EACH: Final = "export each of them by its name, or into a file of its own that is imported with --name"
 
 
 class Content(NamedTuple):
@@ -92,7 +93,9 @@ def _named(roots: list[Root], name: Reference | None) -> dict[Reference, Root]:
         raise ImportFailed("it holds no image: its index.json is empty")
     if name is not None:
         if len(distinct) > 1:
-            raise ImportFailed(f"it holds {len(distinct)} images, so one --name does not fit; leave it out")
+            raise ImportFailed(
+                f"it holds {len(distinct)} images, so one --name does not fit; leave it out, or export one alone"
+            )
         return {name: roots[0]}
     named, nameless = {}, []
     for root in roots:
@@ -102,6 +105,8 @@ def _named(roots: list[Root], name: Reference | None) -> dict[Reference, Root]:
         else:
             nameless.append(root.target.digest)
     if not named:
+        if len(distinct) > 1:
+            raise ImportFailed(f"its index.json gives none of its {len(distinct)} images a full name; {_NAME_EACH}")
         raise ImportFailed(f"its index.json gives the image no full name; {_NAME_IT}")
     for digest in nameless:
         log.warning(
@@ -221,12 +226,16 @@ def plan_docker(archive: Archive, name: Reference | None) -> Plan:
     if not saved:
         raise ImportFailed("it holds no image: its manifest.json is empty")
     if name is not None and len(saved) > 1:
-        raise ImportFailed(f"it holds {len(saved)} images, so one --name does not fit; leave it out")
+        raise ImportFailed(
+            f"it holds {len(saved)} images, so one --name does not fit; leave it out, or export one alone"
+        )
     plan = Plan()
     for image in saved:
         references = [name] if name is not None else _references(image)
         if not references:
-            raise ImportFailed(f"it gives image {image.Config[:80]!r} no name; {_NAME_IT}")
+            raise ImportFailed(
+                f"it gives image {image.Config[:80]!r} no name; {_NAME_IT if len(saved) == 1 else _NAME_EACH}"
+            )
         target = _plan_saved(archive, image, plan)
         for reference in references:
             plan.tags[reference] = target

@@ -7,16 +7,19 @@ end, so that an import that fails or is killed leaves no part of an image.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Final
 
 from fastmirror.errors import DigestMismatch, ImportFailed, StoreError
 from fastmirror.oci.reference import Reference
 from fastmirror.store import ImportTarget, Ingest
-from fastmirror.store.archive import Archive, open_archive
+from fastmirror.store.archive import GZIP_MAGIC, Archive, open_archive
 from fastmirror.store.images import Content, Plan, plan_docker, plan_layout
+from fastmirror.store.memory import MemoryStore
 from fastmirror.store.staging import store_error
 
 Progress = Callable[[int, int], None]
@@ -42,6 +45,25 @@ def import_archive(
             return list(plan.tags)
     except StoreError as error:
         raise ImportFailed(f"{path}: {error}") from error
+
+
+def check_archive(path: str | Path, name: Reference | None = None) -> None:
+    """Raises ImportFailed for what keeps a file from being imported, as far as it can be seen without unpacking it."""
+    if str(path) == "-" or (os.path.isfile(path) and _is_packed(path)):
+        return
+    try:
+        with closing(open_archive(Path(path), TemporaryFile)) as archive:
+            _plan(archive, MemoryStore(), name)
+    except StoreError as error:
+        raise ImportFailed(f"{path}: {error}") from error
+
+
+def _is_packed(path: str | Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+    except OSError:
+        return False
 
 
 def _plan(archive: Archive, store: ImportTarget, name: Reference | None) -> Plan:
