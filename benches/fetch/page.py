@@ -72,4 +72,4 @@ def _row(row: dict[str, Any]) -> str:
 
 
 def _foreign(row: dict[str, Any]) -> float:
-    return max(sample["foreign"] for sample in row["samples"])
+    return max(float(sample["foreign"]) for sample in row["samples"])

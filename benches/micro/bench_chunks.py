@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from blake3 import blake3
 
@@ -105,6 +106,10 @@ class Watcher:
         self.end: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
     def verified(self, frontier: int) -> None: ...
+
+    def ahead(self, span: Span) -> None: ...
+
+    def checked(self) -> None: ...
 
     def refused(self, span: Span, peers: frozenset[Peer]) -> None:
         raise AssertionError(span)
@@ -196,7 +201,7 @@ async def run(directory: str | None, mib: int) -> None:
         case = Case(file.fileno(), size, Digest.parse("sha256:" + hasher.hexdigest()))
         print(f"{'':44} CPU-s/GiB   best    GiB/s")
         for algorithm in ALGORITHMS:
-            await measure(f"pieces, {algorithm}, as they arrive", size, lambda name=algorithm: case.pieces(name))
+            await measure(f"pieces, {algorithm}, as they arrive", size, partial(case.pieces, algorithm))
         await measure("the whole, SHA-256, following", size, case.follow)
         await measure(f"a list is made, {DEFAULT.name}", size, case.making)
         await measure("all of it: two lists, pieces, the whole", size, lambda: case.verifier("blake3"))
