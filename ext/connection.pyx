@@ -247,6 +247,7 @@ cdef class Connection(Link):
         while True:
             may = self.body.available(self.pos)
             if may < 0:
+                self.endpoint.stats.starved += 1
                 self.endpoint.stats.hangups += 1
                 self.hang_up()
                 return False

@@ -248,6 +248,7 @@ class Node:
         http, pull, node = self.metrics.http, self.metrics.pull, self.metrics.node
         for name, server in (("registry", self.registry), ("peer", self.peer), ("admin", self.admin)):
             connections = server.endpoint.connections
+            http.follow_hangups(name, server.stats)
             http.connections.at(name).follow(partial(len, connections))
             for family, counter in http.native():
                 family.at(name).follow(partial(getattr, server.stats, counter))

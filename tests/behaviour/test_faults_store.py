@@ -90,6 +90,8 @@ def test_s02_a_pull_goes_on_at_the_next_host_when_the_file_is_cut_while_it_is_se
         assert_same(answer.body + rest.body, content)
         assert puller.steps[0].status in (404, 416)
         assert_invariants(witness, [(answer, 0)], content, bound_seconds=1.0 * NOISE)
+    assert metric(local.node, "fastmirror_hangups_total", reason="file") == 1
+    assert metric(local.node, "fastmirror_hangups_total") == 1
     assert local.ask(digest).status == 404, "a blob that is shorter than its manifest says must not be offered"
 
 

@@ -16,6 +16,7 @@ from tests.kit.faults import Fault, Seen
 from tests.kit.faulty_peer import FaultyPeer
 from tests.kit.fetching import FetchingNode, blob_target, fetching, is_all, start_reading, until
 from tests.kit.puller import Puller
+from tests.kit.waiting import NOISE
 from tests.kit.wire import Answer, End, Wire, build_request
 
 WHOLE = 64 * 1024
@@ -145,6 +146,16 @@ async def test_a_fetch_goes_on_without_its_reader_and_the_next_one_joins_it(tmp_
             assert is_all(await node.ask(blob_target(LAYER)), LAYER)
             assert len(peer.gets()) == 1
             assert node.stats.hangups == 0
+
+
+async def test_an_answer_that_would_come_too_late_is_a_404_as_soon_as_that_can_be_foreseen(tmp_path: Path):
+    """With ``strict`` a client waits for all of a blob: longer than it would for its next host, at this rate."""
+    content = blob(30_000_000, 9)
+    with FaultyPeer([content], faults.on_get(faults.drip(20_000, 0.01))) as peer:
+        async with fetching(tmp_path, [peer.address], **{**SETTINGS, "verify": "strict"}) as node:
+            answer = await node.ask(blob_target(content))
+            assert answer.status == 404
+            assert answer.seconds < 2.0 * NOISE
 
 
 async def test_many_early_leavers_leave_nothing(tmp_path: Path):

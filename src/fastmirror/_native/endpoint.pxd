@@ -21,6 +21,7 @@ cdef class Stats:
     cdef readonly long long refused
     cdef readonly long long body_bytes
     cdef readonly long long hangups
+    cdef readonly long long starved
     cdef readonly long long truncated
     cdef readonly long long clients_left
 

@@ -56,8 +56,9 @@ class Reply:
 class Stats:
     """Counters of one endpoint since it was made; plain integers that any thread may read.
 
-    ``cached``: answered from kept answers; ``hangups``: replies ended early by us; ``truncated``: of these, because
-    the file was shorter than promised or could not be read; ``clients_left``: replies that the client ended early.
+    ``cached``: answered from kept answers; ``hangups``: replies ended early by us; of these ``starved``: because the
+    body has no further bytes, and ``truncated``: because the file was shorter than promised or could not be read;
+    ``clients_left``: replies that the client ended early.
     """
 
     @property
@@ -74,6 +75,8 @@ class Stats:
     def body_bytes(self) -> int: ...
     @property
     def hangups(self) -> int: ...
+    @property
+    def starved(self) -> int: ...
     @property
     def truncated(self) -> int: ...
     @property

@@ -126,6 +126,11 @@ class Spool:
             self.begun = True
             self._wake()
 
+    @property
+    def withheld(self) -> bool:
+        """Whether nothing at all is shown before :meth:`verify`."""
+        return not self._shown
+
     def doubt(self, doubted: bool) -> None:
         """Show nothing more before :meth:`verify`; or, if it is not ``doubted`` any more, what had been shown else."""
         self._shown = 0 if doubted else self._usual

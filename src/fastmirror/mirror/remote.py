@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 ANSWER_SECONDS: Final = 10.0
 """The longest that a client waits for a status line while content comes, but slowly: containerd has a next host, and
 waits 30 s (from 2.3 on) or for ever."""
+_LOOK_SECONDS: Final = 0.5  # how often it is looked whether that can be kept
 TYPES: Final = 1024  # manifests whose media type is remembered
 
 
@@ -205,8 +206,12 @@ def _known_size(fetch: LayerFetch) -> int | None:
 
 
 async def _settled(tap: Tap) -> bool:
-    try:
-        async with asyncio.timeout(ANSWER_SECONDS):
-            return await tap.settled()
-    except TimeoutError:
-        return False
+    """Whether there is something to read within ``ANSWER_SECONDS``; False as soon as it can be foreseen that not."""
+    left = ANSWER_SECONDS
+    while left > 0 and tap.fetch.seconds_left() <= left:
+        try:
+            async with asyncio.timeout(_LOOK_SECONDS):
+                return await tap.settled()
+        except TimeoutError:
+            left -= _LOOK_SECONDS
+    return False

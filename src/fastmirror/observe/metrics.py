@@ -19,6 +19,7 @@ SOURCES: Final = ("local", "peers", "none")
 OUTCOMES: Final = (
     "got", "lacks", "busy", "unreachable", "stalled", "truncated", "garbled", "differs", "corrupt", "left",
 )  # fmt: skip
+HANGUPS: Final = ("source", "file", "ending")
 REFUSALS: Final = ("address", "signature", "frame", "room", "crowd", "suspicion", "admission")
 PEER_STATES: Final = ("live", "backoff", "quarantined")
 
@@ -36,6 +37,22 @@ def gauge(name: str, help: str, **labels: LabelValues) -> Family[Cell]:
 def histogram(name: str, help: str, **labels: LabelValues) -> Family[Distribution]:
     """Declare a distribution of seconds."""
     return Family("histogram", name, help, Distribution, labels)
+
+
+class HangupCounts(Protocol):
+    """What native code counts of the bodies that it ended."""
+
+    @property
+    def hangups(self) -> int:
+        """All of them."""
+
+    @property
+    def starved(self) -> int:
+        """Of these, because no bytes were left."""
+
+    @property
+    def truncated(self) -> int:
+        """Of these, because of the file."""
 
 
 class HttpMetrics:
@@ -60,8 +77,11 @@ class HttpMetrics:
             "clients_left_total", "Clients that closed before the end of a body: usual for containerd, no error.", **by
         )
         self.hangups = counter(
-            "hangups_total", "Bodies that we ended before their end because no source was left or on shutdown.", **by
-        )
+            "hangups_total",
+            "Bodies that we ended before their end: no source was left (or what came was wrong), the file could not be"
+            " read on, or this process ends.",
+            reason=HANGUPS, **by,
+        )  # fmt: skip
         self.truncated = counter("truncated_files_total", "Bodies cut because the file could not be read on.", **by)
 
     def native(self) -> tuple[tuple[Family[Cell], str], ...]:
@@ -69,8 +89,15 @@ class HttpMetrics:
         return (
             (self.accepted, "accepted"), (self.requests, "requests"), (self.cached, "cached"),
             (self.refused, "refused"), (self.body_bytes, "body_bytes"), (self.clients_left, "clients_left"),
-            (self.hangups, "hangups"), (self.truncated, "truncated"),
+            (self.truncated, "truncated"),
         )  # fmt: skip
+
+    def follow_hangups(self, listener: str, stats: HangupCounts) -> None:
+        """From now on show the bodies that a listener ended, by reason."""
+        at = self.hangups.at
+        at("source", listener).follow(lambda: stats.starved)
+        at("file", listener).follow(lambda: stats.truncated)
+        at("ending", listener).follow(lambda: stats.hangups - stats.starved - stats.truncated)
 
 
 class PullMetrics:
