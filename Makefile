@@ -3,11 +3,12 @@ PYTHON_IN = .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 ARGS =
 
-.PHONY: help setup build demo test lint docs image bench-quick bench debug sanitize dist clean
+.PHONY: help setup build demo test soak lint docs image bench-quick bench debug sanitize dist clean
 
 help:
 	@echo "make demo         see an image pulled from node to node, with one node killed on the way"
 	@echo "make test         all tests; ARGS='-k range' for some"
+	@echo "make soak         clients, peers and stores that fail at random, for SECONDS=60"
 	@echo "make lint         ruff, cython-lint, mypy, stubtest, import-linter, codespell"
 	@echo "make bench-quick  the benches, short; make bench: in full"
 	@echo "make image        the container image, as build/image/image.tar (root; buildah)"
@@ -33,6 +34,9 @@ test: build
 	@tools/debian.sh test
 	@tools/containerd-versions.sh || true
 	$(PYTHON_IN) -m pytest $(ARGS)
+
+soak: build
+	SOAK_SECONDS=$(or $(SECONDS),60) $(PYTHON_IN) -m pytest tests/behaviour/test_soak.py $(ARGS)
 
 lint: build
 	tools/lint.sh

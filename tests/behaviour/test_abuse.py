@@ -41,6 +41,7 @@ def node(tmp_path_factory: pytest.TempPathFactory, huge: list[str]) -> Iterator[
     huge.append(layout.add_zeros(HUGE))
     with start(layout.directory) as started:
         yield started
+        assert proc.peak_kib(started.pid) < 96 * 1024, "the data plane took more memory than it may"
 
 
 def metric(node: Node, name: str) -> float:
