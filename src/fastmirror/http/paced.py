@@ -10,6 +10,7 @@ from fastmirror.http.message import Answer, FileBody, Reply, Request
 
 BURST_SECONDS: Final = 0.05
 LEAST_BURST: Final = 64 * 1024
+TIMER: Final = 0.001  # libuv's timers count whole milliseconds and may be that early
 
 
 class Limit:
@@ -21,11 +22,11 @@ class Limit:
         self._burst = max(LEAST_BURST, int(rate * BURST_SECONDS))
 
     def grant(self, most: int, now: float) -> int:
-        """Up to ``most`` bytes that may go now; 0: not before ``paid_until``."""
-        if self.paid_until > now:
+        """Up to ``most`` bytes that may go now; 0: not before ``paid_until`` (but for the inaccuracy of a timer)."""
+        if self.paid_until > now + TIMER:
             return 0
         count = min(most, self._burst)
-        self.paid_until = now + count / self.rate
+        self.paid_until = max(self.paid_until, now) + count / self.rate
         return count
 
     def refund(self, count: int) -> None:
