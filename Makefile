@@ -28,6 +28,7 @@ build:
 
 demo: build
 	@tools/debian.sh demo
+	@tools/containerd-versions.sh --list >/dev/null 2>&1 || tools/containerd-versions.sh --one >/dev/null 2>&1 || true
 	@$(PYTHON_IN) -m demo $(ARGS)
 
 test: build

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sysconfig
@@ -26,6 +27,7 @@ CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
 DEBIAN_PACKAGES = "base-files,libc6,libstdc++6,ca-certificates,perl,python3"
 DEBIAN_SECONDS = 40.0
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 LIBRARY_MIB = 16  # the second layer
 SKIPPED = {"__pycache__", "site-packages", "dist-packages", "test", "tests"}
 
@@ -179,7 +181,7 @@ def _build(root: Path, source: str, mebibytes: int) -> Image:
         layout.add_file(_compress(library), f"{LAYER_TYPE}+gzip"),
     )
     document = {
-        "architecture": "amd64",
+        "architecture": ARCHITECTURES.get(platform.machine(), platform.machine()),
         "os": "linux",
         "config": {"Cmd": ["/usr/bin/python3"]},
         "rootfs": {"type": "layers", "diff_ids": diff_ids},

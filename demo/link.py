@@ -97,6 +97,8 @@ class Link:
         """Pass answers on, no faster than the link is."""
         while piece := await far.read(PIECE):
             await self._pace.take(len(piece))
+            if writer.is_closing():  # the reader left meanwhile
+                return
             writer.write(piece)
             await writer.drain()
             self.passed += len(piece)

@@ -16,19 +16,19 @@ _RANGE = re.compile(r"bytes=(\d+)-")
 
 
 class Origin:
-    """Serves one image on 127.0.0.1; ``served`` counts the body bytes that left. Close with :meth:`turn_off`.
+    """Serves one image; ``served`` counts the body bytes that left. Close with :meth:`turn_off`.
 
     With ``wrong_byte`` one byte of the largest layer is not what it should be.
     """
 
-    def __init__(self, image: Image, rate: float, *, wrong_byte: bool = False) -> None:
+    def __init__(self, image: Image, rate: float, *, wrong_byte: bool = False, host: str = "127.0.0.1") -> None:
         self._image = image
         self._pace = Pace(rate)
         self._wrong_at = image.largest.size // 2 if wrong_byte else -1
         self._server: asyncio.Server | None = None
         self._connections = Handlers(self._connected)
         self.served = 0
-        self.address = ("127.0.0.1", 0)
+        self.address = (host, 0)
 
     async def turn_on(self) -> None:
         """Listen. Raises OSError."""
@@ -99,6 +99,8 @@ class Origin:
                     at = self._wrong_at - position
                     piece = piece[:at] + bytes([piece[at] ^ 1]) + piece[at + 1 :]
                 await self._pace.take(len(piece))
+                if writer.is_closing():  # the client left meanwhile
+                    return
                 writer.write(piece)
                 await writer.drain()
                 position += len(piece)

@@ -17,13 +17,15 @@ QUARTERS = 4  # progress lines per pull where there is no terminal
 
 @dataclass
 class Row:
-    """One step as the table shows it. ``sources``: bytes by where they came from. ``error``: why it failed."""
+    """One step as the table shows it. ``sources``: bytes by where they came from. ``gap``: the longest silence in a
+    layer, None where it is not seen. ``error``: why it failed.
+    """
 
     what: str
     node: str
     sources: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
-    gap: float = 0.0
+    gap: float | None = None
     killed: str = ""
     error: str = ""
 
@@ -78,7 +80,8 @@ def table(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
     lines = [head, "-" * len(head)]
     for number, row in enumerate(rows, 1):
         cells = "".join(f"{_amount(row.sources.get(name, 0)):>10}" for name in names)
-        lines.append(f"{f'{number} {row.what}':<{WIDTH}}{cells}{row.seconds:>9.2f}{f'{row.gap * 1000:.0f} ms':>9}")
+        gap = "-" if row.gap is None else f"{row.gap * 1000:.0f} ms"
+        lines.append(f"{f'{number} {row.what}':<{WIDTH}}{cells}{row.seconds:>9.2f}{gap:>9}")
         if row.error:
             lines.append(f"  FAILED: {row.error}")
     return lines
@@ -95,10 +98,10 @@ def summary(rows: Sequence[Row], image: Image, origin_served: int, checked: int)
         if row.killed:  # the row before is the same pull without a death
             cost = max(0.0, row.seconds - before.seconds) * 1000
             times = f"{row.seconds:.2f} s with one source less, instead of {before.seconds:.2f} s"
-            lines.append(
-                f"the death of node {row.killed} cost {cost:.0f} ms: {times} "
-                f"(longest silence in a layer: {row.gap * 1000:.0f} ms, without a death {before.gap * 1000:.0f} ms)"
-            )
+            if row.gap is not None and before.gap is not None:
+                quiet = f"{row.gap * 1000:.0f} ms, without a death {before.gap * 1000:.0f} ms"
+                times += f" (longest silence in a layer: {quiet})"
+            lines.append(f"the death of node {row.killed} cost {cost:.0f} ms: {times}")
     share = origin_served / image.size
     lines.append(f"the origin served {mebibytes(origin_served)} in all: {share:.2f} times the image")
     lines.append(f"{checked} blobs on the nodes' disks were read again: every digest is right")

@@ -3,6 +3,7 @@
 # Puts several generations of containerd side by side, installing nothing: Debian's packages, unpacked.
 #
 #   tools/containerd-versions.sh           get what is missing, print "VERSION<TAB>DIRECTORY" for each that runs
+#   tools/containerd-versions.sh --one     get one of them only
 #   tools/containerd-versions.sh --list    print what is there already; no network
 #
 # Only root can run them, and FASTMIRROR_APT=no leaves the machine as it is: in both cases --list is meant.
@@ -12,6 +13,7 @@ set -u
 
 cache=${FASTMIRROR_CONTAINERD_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/fastmirror/containerd}
 suites="bookworm trixie sid" # 1.6.20, 1.7.24 and 2.1.9 at the time of writing; sid moves on
+[ "${1:-}" = --one ] && suites=trixie
 
 say() { echo "containerd-versions: $*" >&2; }
 

@@ -19,20 +19,26 @@ IMAGE_MIB = 16  # the layer that a node is killed in must be larger than what is
 pytestmark = pytest.mark.timeout(120)
 
 
-def _command(work: Path, *more: str) -> list[str]:
+real_containerds = pytest.mark.needs("root", "containerd", "ip", "unshare", "nsenter", "setpriv")
+
+
+def _command(work: Path, *more: str, client: str = "plain") -> list[str]:
+    more = ("--client", client, *more)
     small = ["--work", str(work), "--source", "files", "--mebibytes", str(IMAGE_MIB), "--link-rate", "30"]
     return [sys.executable, "-m", "demo", *small, *more]
 
 
-def _demo(work: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(_command(work, *more), cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+def _demo(work: Path, *more: str, client: str = "plain") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        _command(work, *more, client=client), cwd=ROOT, capture_output=True, text=True, timeout=100, check=False
+    )
 
 
 def _rows(output: str) -> list[dict[str, float]]:
     """The table's rows: MiB by source. Fails if there is no table."""
     rows = []
     for line in output.splitlines():
-        match = re.match(r"(\d) .{38}((?:\s+(?:-|[\d.]+ [KM]iB)){4})\s+[\d.]+\s+\d+ ms", line)
+        match = re.match(r"(\d) .{38}((?:\s+(?:-|[\d.]+ [KM]iB)){4})\s+[\d.]+\s+(?:\d+ ms|-)", line)
         if match:
             cells = re.findall(r"-|[\d.]+ [KM]iB", match[2])
             rows.append(dict(zip(("origin", "A", "B", "C"), map(_mebibytes, cells), strict=True)))
@@ -76,6 +82,38 @@ def test_demo_pulls_from_nodes_through_a_death_and_without_the_origin(tmp_path: 
     assert "12 blobs on the nodes' disks were read again: every digest is right" in done.stdout
     assert "\r" not in done.stdout, "carriage returns are for terminals"
     assert not _processes(tmp_path)
+
+
+@real_containerds
+def test_demo_with_real_containerds_pulls_through_a_death_with_the_origin_off(tmp_path: Path) -> None:
+    mounts = Path("/proc/self/mounts").read_text()
+    done = _demo(tmp_path, client="containerd")
+    assert done.returncode == 0, done.stdout + done.stderr
+    first, second, third, fourth = _rows(done.stdout)
+    size = first["origin"]
+    assert size > IMAGE_MIB
+    assert second["origin"] == third["origin"] == fourth["origin"] == 0
+    assert second["A"] == pytest.approx(size, abs=0.2)
+    assert min(fourth["A"], fourth["B"]) > 1, "one of the two gave nothing: nobody was killed in mid-layer"
+    assert re.search(r"the death of node [AB] cost \d+ ms", done.stdout)
+    assert "12 blobs on the nodes' disks were read again: every digest is right" in done.stdout
+    assert not _processes(tmp_path)
+    assert Path("/proc/self/mounts").read_text() == mounts
+
+
+@real_containerds
+def test_demo_with_real_containerds_leaves_nothing_even_when_it_is_killed(tmp_path: Path) -> None:
+    mounts, output = Path("/proc/self/mounts").read_text(), tmp_path / "output"
+    with output.open("wb") as stdout:
+        command = _command(tmp_path, "--origin-rate", "2", client="containerd")
+        demo = subprocess.Popen(command, cwd=ROOT, stdout=stdout, stderr=stdout, start_new_session=True)
+    try:
+        eventually(lambda: "25 %" in output.read_text(), "a pull under way", seconds=40)
+    finally:
+        demo.kill()
+        demo.wait()
+    eventually(lambda: not _processes(tmp_path), "the nodes have ended too")
+    assert Path("/proc/self/mounts").read_text() == mounts
 
 
 async def test_a_node_of_the_demo_that_does_not_start_is_told_with_what_it_said(

@@ -106,7 +106,7 @@ def test_nothing_is_installed_where_that_is_not_wanted(checkout: Path) -> None:
 
 def test_what_tests_need_is_installed_by_make_test() -> None:
     # what every Debian has: util-linux, and the compiler that the build needs anyway
-    there = {"root", "mount", "unshare", "setpriv", "gcc"}
+    there = {"root", "mount", "unshare", "nsenter", "setpriv", "gcc"}
     rows = [line.split(maxsplit=3) for line in (ROOT / "tools" / "debian.txt").read_text().splitlines()]
     installed = {command for command, _, jobs, _ in rows if "test" in jobs.split(",")}
     marks = re.compile(r"\bmark\.needs\(([^)]*)\)")
