@@ -47,6 +47,7 @@ class ContainerdNode:
         self.snapshotter = "overlayfs"
         self._programs = programs
         self._directory = work / f"node-{name}"
+        self._root = self._directory / "root"
         self._socket = SOCKETS / f"{name}.sock"
         self._certs = self._directory / "certs.d"
         self._processes: list[asyncio.subprocess.Process] = []
@@ -54,7 +55,7 @@ class ContainerdNode:
     @property
     def content(self) -> Path:
         """containerd's content: an image layout but for its index."""
-        return self._directory / "root" / _CONTENT
+        return self._root / _CONTENT
 
     def has(self, digest: Digest) -> Path:
         """Where the file of some content is, or would be."""
@@ -85,7 +86,7 @@ class ContainerdNode:
         if version == 3:
             plugins += ["io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.nri.v1.nri"]
         return f"""version = {version}
-root = '{self._directory}/root'
+root = '{self._root}'
 state = '{SOCKETS}/{self.name}-state'
 disabled_plugins = {plugins}
 [grpc]
