@@ -20,7 +20,7 @@ from fastmirror.inventory.wire import frame
 from fastmirror.p2p.secure import Guest
 from fastmirror.p2p.wire import Wire, greet, muxed
 
-SECONDS = 3.0
+SECONDS = 2.0
 
 
 class Hostile:
@@ -39,6 +39,15 @@ class Hostile:
         hosts = (self.own_host,)
         card = Card(me, Version(1, sequence), 0, "hostile", "", hosts, *ports, b"", len(keys), keys.root)
         return card.signed(self.pair.private_key.sign)
+
+    async def answer(self, stream: trio.SocketStream) -> None:
+        """Show who it is to whoever looks for it."""
+        with trio.move_on_after(SECONDS):
+            try:
+                await greet(stream, self.guest, None, False)
+                await trio.sleep_forever()
+            except Exception:  # the other side has seen enough
+                return
 
     async def link(self, act) -> str:
         """Get a link, do ``act`` with it, and wait for its end."""
@@ -139,6 +148,28 @@ async def claims_for_others(peer: Hostile) -> str:
     return await peer.link(act)
 
 
+async def crowd(peer: Hostile) -> str:
+    """A hundred identities on this machine, each of which answers when it is looked for and says that it has a key."""
+    keys = KeySet({int(argument, 16) for argument in sys.argv[6:]})
+    cards = []
+    async with trio.open_nursery() as nursery:
+        for number in range(100):
+            other = Hostile(*peer.place, peer.own_host, b"")
+            listeners = await trio.open_tcp_listeners(0, host=peer.own_host)
+            port = listeners[0].socket.getsockname()[1]
+            card = other.card(keys)._replace(router_port=port, peer_port=5001 + number)
+            cards.append(card.signed(other.pair.private_key.sign))
+            nursery.start_soon(trio.serve_listeners, other.answer, listeners)
+
+        async def act(wire: Wire, muxer) -> None:
+            for card in cards:
+                wire.put(Snapshot(card, keys).encode())
+
+        outcome = await peer.link(act)
+        nursery.cancel_scope.cancel()
+    return outcome
+
+
 async def half_open(peer: Hostile) -> str:
     held = [await trio.open_tcp_stream(*peer.place) for _ in range(300)]
     await trio.sleep(SECONDS)
@@ -172,7 +203,7 @@ async def _put(wire: Wire, data: bytes) -> None:
 
 async def _brief(peer: Hostile, act) -> str:
     global SECONDS
-    SECONDS = 0.3
+    SECONDS = 0.15
     return await peer.link(act)
 
 

@@ -70,6 +70,22 @@ async def test_a_forged_address_is_never_offered(cluster):
     assert await holders(ours) == [Peer(cluster.hosts[1], 5001)]
 
 
+async def test_a_hundred_invented_nodes_of_one_machine_count_as_eight_and_crowd_nobody_out(cluster):
+    ours, _ = await pair(cluster)
+    key = f"{fingerprint(DIGEST):x}"
+    task = asyncio.get_running_loop().create_task(hostile("crowd", cluster, cluster.hosts[5], "", key))
+    await until(lambda: ours.counters().get("refused_crowd", 0) >= 4, "most of the invented ones are refused")
+    found = await holders(ours)
+    assert Peer(cluster.hosts[1], 5001) in found
+    assert len(found) <= 9
+    joined = cluster.start(2)
+    await until(lambda: {Peer(cluster.hosts[n], 5001) for n in (0, 1)} <= set(joined.peers()), "a newcomer is let in")
+    assert "linked" in await task
+    await until(
+        lambda: ours.peers() == [Peer(cluster.hosts[1], 5001), Peer(cluster.hosts[2], 5001)], "only they are left"
+    )
+
+
 async def test_addresses_outside_the_realm_are_not_dialled(cluster):
     ours = cluster.start(0, peer_cidr=[f"{cluster.hosts[0]}/32", f"{cluster.hosts[1]}/32"])
     theirs = cluster.start(1)

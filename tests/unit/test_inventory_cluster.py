@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import strategies as st
 from fastmirror.inventory import messages as m
 from fastmirror.inventory.card import Version
 from fastmirror.inventory.facts import Down, Send, Up
+from fastmirror.inventory.keys import KeySet
 from fastmirror.inventory.wire import HEADER
-from tests.kit.inventory_sim import Sim, SimNode, keys_of, sign_as
+from tests.kit.inventory_sim import Sim, SimNode, card_of, keys_of, sign_as
 
 SIZES = [pytest.param(3, 64, id="3 at 64"), pytest.param(12, 4, id="12 at 4")]
 
@@ -82,6 +84,32 @@ def test_a_node_that_leaves_is_gone_before_it_ends(count, degree):
     owner = sim.nodes[2].owner
     sim.leave(2)
     assert sim.run_until(lambda: not any(owner in node.offered for node in others(sim, 2)), 1) < 0.1
+
+
+def test_a_node_that_dies_just_after_its_connection_ended_in_good_order_is_gone_too():
+    sim = joined(2, 64)
+    node = sim.nodes[0]
+    (link,) = node.inventory.links.values()
+    node.inventory._drop_link(link, "pruned", m.PRUNED)
+    sim._settle(node)
+    sim.kill(1)
+    assert sim.run_until(lambda: not sim.wrong(), 10) < 4
+
+
+def test_invented_nodes_change_nothing_about_who_is_connected_to_whom(monkeypatch):
+    sim = joined(12, 16)
+    before = {node.number: set(node.inventory._by_owner) for node in sim.nodes.values()}
+    node = sim.nodes[3]
+    (number, pipe) = next(iter(node.pipes.items()))
+    for fake in range(200):
+        owner = hashlib.sha256(b"fake %d" % fake).digest()
+        card = card_of(owner, 5000 + fake, 1)._replace(root=KeySet().root).signed(sign_as(owner))
+        sim._arrive(pipe, node, number, m.Snapshot(card, KeySet()).encode())
+    monkeypatch.setattr(sim, "_meet", lambda *_: None)  # where they say that they are nobody answers for long
+    sim.run(20)
+    assert len(node.inventory.members) == 211
+    assert {node.number: set(node.inventory._by_owner) for node in sim.nodes.values()} == before
+    assert not sim.wrong()
 
 
 @pytest.mark.parametrize(("count", "degree"), SIZES)
@@ -215,7 +243,9 @@ _FAULT = st.one_of(
     st.tuples(st.just("change"), st.integers(0, 7), st.sets(st.integers(0, 30), max_size=5)),
     st.tuples(st.just("drop"), st.integers(0, 7), st.sets(st.integers(0, 30), max_size=5)),
     st.tuples(st.just("kill"), st.integers(0, 7)),
+    st.tuples(st.just("leave"), st.integers(0, 7)),
     st.tuples(st.just("freeze"), st.integers(0, 7)),
+    st.tuples(st.just("lie"), st.integers(0, 7), st.integers(0, 7)),
     st.tuples(st.just("thaw"), st.integers(0, 7)),
     st.tuples(st.just("start"), st.integers(0, 7), st.booleans()),
     st.tuples(st.just("part"), st.integers(1, 255)),
@@ -243,6 +273,14 @@ def test_after_healing_every_view_equals_the_truth(seed, degree, faults):
                 sim.change(number, drop=keys)
             case ("kill", number) if node and not node.frozen and len(sim.nodes) > 2:
                 sim.kill(number)
+            case ("leave", number) if node and not node.frozen and len(sim.nodes) > 2:
+                sim.leave(number)
+                sim.run(0.2)
+            case ("lie", number, about) if node and about in sim.nodes:
+                accused = sim.nodes[about].inventory
+                accusation = m.Suspect(accused.me, accused.ledger.version).encode()
+                for link, pipe in list(node.pipes.items()):
+                    sim._arrive(pipe, *pipe.other(node, link), accusation)
             case ("freeze", number) if node and not node.frozen:
                 sim.freeze(number)
             case ("thaw", number) if node and node.frozen:

@@ -109,8 +109,8 @@ class Links:
 
     def _send_away(self, number: int) -> None:
         """Refuse a link, but tell of some others, as the one who came may know nobody else."""
-        live = self.members.live
-        for owner in self._dice.sample(live, min(INTRODUCTIONS, len(live))):
+        sound = self.members.sound
+        for owner in self._dice.sample(sound, min(INTRODUCTIONS, len(sound))):
             member = self.members.get(owner)
             if member is not None:
                 self.facts.append(Send(number, m.Snapshot(member.card, member.keys).encode()))
@@ -118,8 +118,8 @@ class Links:
 
     def _neighbour(self, owner: bytes) -> bool:
         """Whether that node is next to this one on the ring."""
-        live = self.members.live
-        return owner in (predecessor(self.me, live), successor(self.me, live))
+        sound = self.members.sound
+        return owner in (predecessor(self.me, sound), successor(self.me, sound))
 
     def _accept(self, number: int, hello: m.Hello, outbound: bool, host: str, now: float) -> None:
         card = hello.card
@@ -138,10 +138,11 @@ class Links:
                 self._send(link, m.Suspect(card.owner, member.version))  # its clock went back: it must overrule this
             if outbound and host:
                 self.members.met(card.owner, host, now)
+            self.members.doubt(member, False)
         if have < card.version:
             self._send(link, m.Want(((card.owner, have),)))
         self._send(link, m.View(self._listed(), False))
-        if not complete(self.degree, len(self.members.live) + 1) and member is None:
+        if not complete(self.degree, len(self.members.sound) + 1) and member is None:
             self._tell(card.owner, now)
         self._soon(now)
 
@@ -183,24 +184,34 @@ class Links:
             member.dial_at = now + delay * self._dice.uniform(0.8, 1.2)
             member.failure, member.failed_at = why, now
             self._wake_by(member.dial_at)
+            if member.live and member.host and not member.meeting and owner not in self._by_owner:
+                self.members.meet(member, now)  # nobody here watches it: is it there at all?
 
     def met(self, owner: bytes, host: str, now: float) -> None:
         """A Meet ended well."""
         self.members.met(owner, host, now)
-        self._soon(now)
+        self._next_meetings(now)
 
     def not_met(self, owner: bytes, why: str, now: float) -> None:
         """A Meet ended badly; who was met before and is linked to nobody here is gone."""
         member = self.members.not_met(owner, why, now)
-        if member is not None and owner not in self._by_owner:
+        if owner in self._by_owner:
+            if (linked := self.members.get(owner)) is not None:
+                self.members.doubt(linked, False)
+        elif member is not None:
             self._lose(member, why, now)
+        self._next_meetings(now)
+
+    def _next_meetings(self, now: float) -> None:
         self._soon(now)
+        if not self._left:
+            self.members.begin_meetings(now)
 
     # ---- small steps
 
     def _everybody_linked(self) -> bool:
         """Whether this node is connected to every other one that is there."""
-        return len(self._by_owner) >= len(self.members.live)
+        return len(self._by_owner) >= len(self.members.sound)
 
     def _listed(self) -> tuple[m.Listed, ...]:
         return ((self.me, self.ledger.version), *self.members.listed())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +17,7 @@ from fastmirror.inventory.messages import Listed
 
 MAX_MEMBERS: Final = 8192
 MAX_UNMET: Final = 1024
+MAX_UNPROVED: Final = 64
 MAX_PER_HOST: Final = 8
 """Nodes that are believed to be at one address: one machine cannot outvote a cluster."""
 
@@ -40,6 +42,7 @@ class Members:
         self._members: dict[bytes, Member] = {}
         self._view: int | None = 0
         self._live: list[bytes] | None = []
+        self._sound: list[bytes] | None = []
 
     def get(self, owner: bytes) -> Member | None:
         """What is known of a node."""
@@ -57,6 +60,23 @@ class Members:
         if self._live is None:
             self._live = [owner for owner, member in self._members.items() if member.state is State.LIVE]
         return self._live
+
+    @property
+    def sound(self) -> list[bytes]:
+        """The ids of those that are there and not doubted, nor among many that were neither met nor linked yet.
+
+        What is decided about connections goes by them, so that invented nodes change nothing.
+        """
+        if self._sound is None:
+            sound = [member for owner in self.live if not (member := self._members[owner]).doubted]
+            proved = [member.card.owner for member in sound if member.host or member.adjacent]
+            many = len(sound) - len(proved) > MAX_UNPROVED
+            self._sound = proved if many else [member.card.owner for member in sound]
+        return self._sound
+
+    def doubt(self, member: Member, doubted: bool) -> None:
+        """Note whether a node is where it says that it is."""
+        member.doubted, self._sound = doubted, None
 
     def view(self) -> int:
         """All live nodes and their versions as one number: two nodes that know the same have the same."""
@@ -159,7 +179,7 @@ class Members:
         self.losses += member.live and state is State.LOST
         member.state, member.since = state, now
         member.failure, member.failed_at = why, now
-        member.host, member.failed_meets, member.meet_at = "", 0, 0.0
+        member.host, member.failed_meets, member.meet_at, member.doubted = "", 0, 0.0, False
         self._touch()
         self._retract(member, why)
 
@@ -188,16 +208,18 @@ class Members:
         if member is None:
             return
         member.meeting = False
-        member.failed_meets = 0
         if not member.live or host not in member.card.hosts or member.host == host:
             return
         if sum(other.host == host for other in self) >= MAX_PER_HOST:
             self.refused["crowd"] += 1
+            member.failed_meets += 1
             member.meet_at = now + _MEET_BACKOFF[-1]
+            self.doubt(member, True)
             return
         if member.host:
             self._retract(member, "moved")
-        member.host = host
+        member.host, member.failed_meets = host, 0
+        self.doubt(member, False)
         self.offer(member)
 
     def not_met(self, owner: bytes, why: str, now: float) -> Member | None:
@@ -210,17 +232,20 @@ class Members:
         delay = _MEET_BACKOFF[min(member.failed_meets, len(_MEET_BACKOFF) - 1)]
         member.failed_meets += 1
         member.meet_at = now + delay * self._dice.uniform(0.8, 1.2)
+        if not member.host:
+            self.doubt(member, True)
         return member if member.host and member.live else None
 
     def begin_meetings(self, now: float) -> None:
-        """Ask for meetings with live nodes that were not met yet, a few at a time."""
-        busy = sum(member.meeting for member in self)
-        for owner in self.live:
-            if busy >= MEETINGS:
+        """Ask for meetings with live nodes that were not met yet, a few at a time, those that failed before last."""
+        free = MEETINGS - sum(member.meeting for member in self)
+        if free <= 0:
+            return
+        due = [m for m in self if not m.host and m.state is State.LIVE and not m.meeting and now >= m.meet_at]
+        for member in heapq.nsmallest(2 * MEETINGS, due, key=lambda member: member.failed_meets):
+            if free <= 0:
                 return
-            member = self._members[owner]
-            if not member.host and not member.meeting and now >= member.meet_at:
-                busy += self.meet(member, now)
+            free -= self.meet(member, now)
 
     def meet(self, member: Member, now: float) -> bool:
         """Ask for a meeting with one node; False if it has no address that may be dialled."""
@@ -233,7 +258,7 @@ class Members:
         return True
 
     def _touch(self) -> None:
-        self._view = self._live = None
+        self._view = self._live = self._sound = None
 
 
 def _offered(card: Card) -> tuple[int, bytes, str, str]:

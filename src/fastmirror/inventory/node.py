@@ -145,7 +145,7 @@ class Inventory(Topology):
             self._wake_by(self._passed_at + self._gather())
 
     def _gather(self) -> float:
-        return RELAY_SECONDS if len(self.members.live) <= MANY else RELAY_SECONDS_OF_MANY
+        return RELAY_SECONDS if len(self.members.sound) <= MANY else RELAY_SECONDS_OF_MANY
 
     def _pass(self, now: float) -> None:
         """Send what is to be passed on to some links; the others learn of it through the views."""

@@ -22,19 +22,19 @@ class Topology(Links):
 
     _audit_at = 0.0
     _chosen: set[bytes] = set()  # noqa: RUF012 - replaced, never changed
-    _chosen_of: list[bytes] | None = None  # the live nodes that it was chosen of
+    _chosen_of: list[bytes] | None = None  # the nodes that it was chosen of
 
     def _step(self, now: float) -> None:
         self._step_at = now + STEP_SECONDS * self._dice.uniform(0.9, 1.1)
         self.members.forget(now)
         self._wanted = {owner: asked for owner, asked in self._wanted.items() if now < asked[1]}
-        live = self.members.live
-        full = {owner for owner in live if (one := self.members.get(owner)) and one.full_until > now}
-        if full or live is not self._chosen_of:
-            self._chosen, self._chosen_of = chosen(self.me, live, full, self.degree), live
+        sound = self.members.sound
+        full = {owner for owner in sound if (one := self.members.get(owner)) and one.full_until > now}
+        if full or sound is not self._chosen_of:
+            self._chosen, self._chosen_of = chosen(self.me, sound, full, self.degree), sound
         picked = self._chosen
         self._connect(picked, now)
-        if not complete(self.degree, len(live)):
+        if not complete(self.degree, len(sound)):
             self._thin_out(picked, now)
             if now >= self._audit_at:
                 self._audit(now)
@@ -42,9 +42,12 @@ class Topology(Links):
 
     def _connect(self, picked: set[bytes], now: float) -> None:
         dials = sum(member.dialling for member in self.members)
-        everybody = complete(self.degree, len(self.members.live))
+        everybody = complete(self.degree, len(self.members.sound))
         wanted = [member for owner in picked if (member := self.members.get(owner))]
-        wanted += [one for one in self.members if one.state is State.LOST and one.adjacent and one.owner not in picked]
+        for one in self.members:  # those that were linked here are looked for, too
+            gone = one.state is State.LOST or (one.doubted and one.live)
+            if gone and one.adjacent and one.owner not in picked:
+                wanted.append(one)
         for member in wanted:
             if member.owner in self._by_owner or member.dialling:
                 continue

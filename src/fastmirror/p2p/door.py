@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -12,6 +13,9 @@ import trio
 MOST_STRANGERS: Final = 64
 MOST_OF_ONE: Final = 8
 """Connections that have not shown yet who they are, in all and from one address."""
+
+MOST_GUESTS_OF_ONE: Final = 16
+"""Connections from one address, loopback excepted: one machine cannot take all places."""
 
 _BACKLOG: Final = 256
 _USER_TIMEOUT_MS: Final = 5000
@@ -52,6 +56,7 @@ class Door:
         self._listener = trio.socket.from_stdlib_socket(listener)
         self._attend = attend
         self._strangers: Counter[str] = Counter()
+        self._all: Counter[str] = Counter()
 
     @property
     def address(self) -> tuple[str, int]:
@@ -69,13 +74,18 @@ class Door:
                     await trio.sleep(0.05)
                     continue
                 host = str(address[0]).removeprefix("::ffff:")
-                if self._strangers.total() >= MOST_STRANGERS or self._strangers[host] >= MOST_OF_ONE:
+                if self._is_too_much(host):
                     self.turned_away += 1
                     connection.close()
                     continue
                 hold(connection)
                 self._strangers[host] += 1
+                self._all[host] += 1
                 nursery.start_soon(self._host, trio.SocketStream(connection), host)
+
+    def _is_too_much(self, host: str) -> bool:
+        many = self._all[host] >= MOST_GUESTS_OF_ONE and not ipaddress.ip_address(host).is_loopback
+        return many or self._strangers.total() >= MOST_STRANGERS or self._strangers[host] >= MOST_OF_ONE
 
     async def _host(self, stream: trio.SocketStream, host: str) -> None:
         stranger = True
@@ -84,11 +94,16 @@ class Door:
             nonlocal stranger
             if stranger:
                 stranger = False
-                self._strangers[host] -= 1
-                if self._strangers[host] <= 0:
-                    del self._strangers[host]
+                _leave(self._strangers, host)
 
         try:
             await self._attend(stream, host, known)
         finally:
             known()
+            _leave(self._all, host)
+
+
+def _leave(counter: Counter[str], host: str) -> None:
+    counter[host] -= 1
+    if counter[host] <= 0:
+        del counter[host]
