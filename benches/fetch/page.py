@@ -7,9 +7,12 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from benches.serve import plot
+
 if TYPE_CHECKING:
     from benches.fetch.run import Row
 
+FOLDER: Final = Path(__file__).parents[2] / "docs" / "benchmarks"
 PAGE: Final = Path(__file__).parents[2] / "docs" / "fetch-benchmark.md"
 MIB: Final = 1 << 20
 NOISE: Final = 0.25  # CPUs that others may use; what is measured beside more is marked
@@ -43,6 +46,7 @@ def render(results: Path) -> None:
     facts = (f"{name.replace('_', ' ')} {value}" for name, value in found["machine"].items())
     text = [HEAD, f"Machine: {', '.join(facts)}."]
     text.append(f"{found['rounds']} rounds; medians.\n")
+    text += _drawings(found["rows"])
     text.append("| case | complete | MiB | seconds | ideal | longest gap (worst) | rate |")
     text.append("|---|---|---|---|---|---|---|")
     text += [_row(row) for row in found["rows"]]
@@ -58,6 +62,29 @@ def render(results: Path) -> None:
     if noisy:
         text.append(f"\nDisturbed, because others used the machine's CPUs too: {'; '.join(noisy)}.")
     PAGE.write_text("\n".join(text) + "\n")
+
+
+def _drawings(rows: list[dict[str, Any]]) -> list[str]:
+    """Draw the times beside the ideal ones, and the gaps; the lines that show them."""
+    ideal = {
+        row["case"]: {"measured": statistics.median(s["seconds"] for s in row["samples"]), "ideal": row["ideal"]}
+        for row in rows
+        if row["ideal"]
+    }
+    gaps = {
+        row["case"]: {"median": statistics.median(gaps), "worst": max(gaps)}
+        for row in rows
+        if row["ideal"] and (gaps := [sample["gap"] * 1000 for sample in row["samples"]])
+    }
+    lines = []
+    FOLDER.mkdir(exist_ok=True)
+    for name, chart in (
+        ("fetch-seconds", plot.Chart("One layer from many peers", "seconds", ideal)),
+        ("fetch-gaps", plot.Chart("Longest time without a byte", "ms", gaps)),
+    ):
+        (FOLDER / f"{name}.svg").write_text(plot.svg(chart))
+        lines.append(f"![{chart.title}](benchmarks/{name}.svg)\n")
+    return lines
 
 
 def _row(row: dict[str, Any]) -> str:

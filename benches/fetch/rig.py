@@ -15,11 +15,13 @@ from typing import Any
 
 from benches.serve import machine
 from benches.serve.netns import CONGESTION_CONTROL
+from tests.kit import proc
 from tests.kit.layout import Layout, digest_of
 from tests.kit.netns import Place, places
 from tests.kit.process import Node, Setup, environment
 
 MBIT = 300
+UNLIMITED = -1
 BURST = "256kb"
 PORT = 5001
 IDLE_SECONDS = 0.5
@@ -27,13 +29,16 @@ IDLE_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Sample:
-    """One pull. ``foreign``: CPUs that others used just before it; ``fetch``: what the node told of it afterwards."""
+    """One pull. ``foreign``: CPUs that others used just before it; ``cpu``: seconds of CPU that the node took for it;
+    ``fetch``: what the node told of it afterwards.
+    """
 
     complete: bool
     seconds: float
     first_byte: float
     gap: float
     foreign: float
+    cpu: float = 0.0
     fetch: dict[str, Any] = field(default_factory=dict)
 
 
@@ -48,14 +53,16 @@ class Rig:
         self._count = 0
 
     @contextlib.contextmanager
-    def asker(self) -> Iterator[Node]:
-        """A node that has nothing, and nothing learnt about its peers; it keeps nothing for a second reader."""
+    def asker(self, **more: object) -> Iterator[Node]:
+        """A node that has nothing, and nothing learnt about its peers; it keeps nothing for a second reader. ``more``
+        are flags.
+        """
         self._count += 1
         store = self._work / f"asker{self._count}"
         Layout(store)
         peers = [f"{spot.host}:{PORT}" for spot in self.spots[:-1]]
         place = self.spots[-1]
-        flags = {"grace": 0.05, "drain_timeout": 1}
+        flags = {"grace": 0.05, "drain_timeout": 1, **more}
         with Node(Setup(store, host=place.host, peers=peers, before=place.prefix, flags=flags)) as node:
             yield node
 
@@ -66,6 +73,7 @@ class Rig:
         where = f"{asker.registry[0]}:{asker.registry[1]}"
         command = [*self.spots[-1].prefix, sys.executable, "-m", "benches.fetch.reader"]
         command += [where, digest, str(size), str(int(size * mark))]
+        before = proc.cpu_seconds(asker.pid)
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment()) as reader:
             assert reader.stdout is not None
             line = reader.stdout.readline()
@@ -74,8 +82,9 @@ class Rig:
                     act()
                 line = reader.stdout.readline()
         seen = json.loads(line)
+        cpu = proc.cpu_seconds(asker.pid) - before
         fetch = next((one for one in self._told(asker) if one["digest"] == digest), {})
-        return Sample(seen["complete"], seen["seconds"], seen["first_byte"], seen["gap"], foreign, fetch)
+        return Sample(seen["complete"], seen["seconds"], seen["first_byte"], seen["gap"], foreign, cpu, fetch)
 
     def _told(self, asker: Node) -> list[dict[str, Any]]:
         url = f"http://{asker.admin[0]}:{asker.admin[1]}/fetches"
@@ -95,7 +104,7 @@ def _foreign() -> float:
 def rig(
     work: Path, contents: Sequence[bytes], rates: Sequence[int], spoil: Callable[[int, bytes], bytes] | None = None
 ) -> Iterator[Rig]:
-    """One holder per rate (Mbit/s) with all contents; ``spoil`` changes what the first holder has, by number."""
+    """One holder per rate (Mbit/s, or UNLIMITED) with all contents; ``spoil`` changes what the first one has."""
     master = Layout(work / "master")
     digests = {master.add(content): len(content) for content in contents}
     with contextlib.ExitStack() as stack:
@@ -105,7 +114,8 @@ def rig(
             _settle(spot)
             if not rate:
                 continue
-            _limit(spot, rate)
+            if rate != UNLIMITED:
+                _limit(spot, rate)
             store = work / f"holder{number}"
             layout = Layout(store)
             for index, content in enumerate(contents):

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from benches.fetch import page
-from benches.fetch.rig import MBIT, PORT, Rig, Sample, rig
+from benches.fetch.rig import MBIT, PORT, UNLIMITED, Rig, Sample, rig
 from benches.serve import machine
 from benches.serve.netns import CONGESTION_CONTROL
 from tests.kit.content import blob
@@ -161,6 +161,26 @@ def black_hole(work: Path, amount: Amount) -> list[Row]:
     return rows
 
 
+def relay(work: Path, amount: Amount) -> list[Row]:
+    """One blob through the node from one holder behind no limit, by how pieces are checked: the node's own CPU."""
+    rows: list[Row] = []
+    with (
+        tempfile.TemporaryDirectory(dir=work) as place,
+        rig(Path(place), [blob(amount.size, 300)], [UNLIMITED]) as made,
+    ):
+        (digest,) = made.sizes
+        for algorithm, most in (("blake3", 1.4), ("xxh3-128", 1.4), ("sha256", 1.9)):
+            samples: list[Sample] = []
+            for _ in range(amount.rounds + 1):
+                with made.asker(piece_hash=algorithm) as asker:
+                    samples.append(made.pull(asker, digest))
+            row = Row(f"verified relay, pieces by {algorithm}", amount.size, 0.0, samples[1:])
+            cost = statistics.median(sample.cpu for sample in row.samples) / amount.size * 1024 * MIB
+            row.goals.append(Goal("CPU seconds per GiB", most, cost))
+            rows.append(row)
+    return rows
+
+
 def wrong_byte(work: Path, amount: Amount) -> list[Row]:
     """The disk of one of three holders has one wrong byte in every blob."""
     size = 48 * MIB
@@ -211,6 +231,7 @@ def main() -> None:
         show(broken(place, amount, amount.size / rows[0].seconds))
         show(black_hole(place, amount))
         show(wrong_byte(place, amount))
+        show(relay(place, amount))
     if arguments.write:
         about = machine.describe() | {"congestion_control": CONGESTION_CONTROL}
         kept = [asdict(row) | {"met": [goal.met for goal in row.goals]} for row in rows]
