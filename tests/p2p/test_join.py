@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+from fastmirror.inventory.keys import fingerprint
 from tests.kit.process import environment
 from tests.kit.waiting import NOISE, eventually, let_pass
 from tests.kit.wire import ask
@@ -31,7 +32,9 @@ def test_a_key_appears_everywhere_and_is_gone_with_its_node(tmp_path):
             eventually(lambda n=number: nodes.live(n) == 1, "the dead node is known to be gone")
         assert time.monotonic() - began < 0.2 * NOISE
         for number in (0, 2):
-            assert not nodes.has(number, nodes.put(1, b"nobody else has it"))
+            began = time.monotonic()
+            assert not nodes.has(number, late), "all that had it are gone"
+            assert time.monotonic() - began < 0.3 * NOISE
 
 
 def test_where_trust_is_set_up_the_peer_listener_asks_for_proof_of_it(tmp_path):
@@ -69,6 +72,23 @@ def test_peers_are_shown_to_people(tmp_path):
     asked = subprocess.run(command, capture_output=True, text=True, env=environment())
     assert asked.returncode == 1
     assert "no node answers" in asked.stderr
+
+
+def test_the_one_that_has_it_is_found_among_many_that_only_say_so(tmp_path):
+    with swarm(tmp_path, 3) as nodes:
+        content = b"what only one of them has" * 1000
+        digest = nodes.put(1, content)
+        for number in range(3):
+            nodes.start(number)
+        nodes.wait_joined(2)
+        # eight of a hundred identities at node 2's address are believed; it answers 404 for one, nobody for the others
+        line = ("crowd", nodes.hosts[0], "4400", nodes.hosts[2], "", f"{fingerprint(digest):x}")
+        with subprocess.Popen([sys.executable, "-m", "tests.p2p.hostile", *line], stdout=subprocess.DEVNULL):
+            refused = 'fastmirror_router_refused_total{reason="crowd"}'
+            eventually(lambda: nodes.counters(0)[refused] >= 4, "as many as can be are believed", 20, 0.05)
+            began = time.monotonic()
+            assert nodes.nodes[0].ask("GET", f"/v2/a/blobs/{digest}").body == content
+            assert time.monotonic() - began < 0.3 * NOISE
 
 
 def test_a_node_alone_is_ready_and_quiet(tmp_path):

@@ -87,9 +87,9 @@ def _get(url: str) -> str:
     connection = make(parts.hostname or "", parts.port, timeout=RESOLVE_SECONDS)
     try:
         connection.request("GET", (parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
-        answer = connection.getresponse()
-        if answer.status != 200:
-            raise ValueError(f"status {answer.status}")
-        return answer.read(MOST_BYTES).decode("utf-8")
+        with connection.getresponse() as answer:
+            if answer.status != 200:
+                raise ValueError(f"status {answer.status}")
+            return answer.read(MOST_BYTES).decode("utf-8")
     finally:
         connection.close()
