@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from benches.fetch.run import Row
 
 FOLDER: Final = Path(__file__).parents[2] / "docs" / "benchmarks"
-PAGE: Final = Path(__file__).parents[2] / "docs" / "fetch-benchmark.md"
+PAGE: Final = FOLDER / "fetch.md"
 MIB: Final = 1 << 20
 NOISE: Final = 0.25  # CPUs that others may use; what is measured beside more is marked
 
@@ -83,7 +83,7 @@ def _drawings(rows: list[dict[str, Any]]) -> list[str]:
         ("fetch-gaps", plot.Chart("Longest time without a byte", "ms", gaps)),
     ):
         (FOLDER / f"{name}.svg").write_text(plot.svg(chart))
-        lines.append(f"![{chart.title}](benchmarks/{name}.svg)\n")
+        lines.append(f"![{chart.title}]({name}.svg)\n")
     return lines
 
 

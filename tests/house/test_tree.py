@@ -59,6 +59,13 @@ def test_tests_wait_for_events_and_do_not_sleep() -> None:
     assert sleeping == []
 
 
+def test_nothing_but_the_epoch_of_an_identity_is_read_from_the_wall_clock() -> None:
+    """Clocks are set while a node runs: no deadline may depend on it."""
+    wall = re.compile(r"\btime\.(time|time_ns|localtime)\(|datetime\.(now|utcnow)\(|CLOCK_REALTIME")
+    found = {where.partition(":")[0] for where, line in lines(files(".py", ".pyx", below="src/")) if wall.search(line)}
+    assert found == {"src/fastmirror/p2p/router.py"}
+
+
 def test_no_package_index_and_no_registry_is_named() -> None:
     assert [where for where, line in lines(files()) if FOREIGN.search(line)] == []
 
