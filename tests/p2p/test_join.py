@@ -68,7 +68,14 @@ def test_peers_are_shown_to_people(tmp_path):
         (row,) = json.loads(subprocess.run([*command, "-o", "json"], capture_output=True, env=environment()).stdout)
         assert row["address"] == ":".join(map(str, nodes.nodes[1].peer))
         assert row["peer_id"].startswith("12D3KooW")
+        assert row["round_trip"] is None or 0 < row["round_trip"] < NOISE
         assert nodes.nodes[0].log.problems() == []
+        nodes.nodes[1].kill()
+        eventually(lambda: nodes.live(0) == 0, "the dead node is known to be gone")
+        (row,) = json.loads(subprocess.run([*command, "-o", "json"], capture_output=True, env=environment()).stdout)
+        assert (row["state"], row["connection"]) == ("lost", "none")
+        assert "connection lost" in row["failure"] or "Connection refused" in row["failure"]  # dialled again since
+        assert 0 <= row["failure_age"] <= row["age"] + 0.1
     asked = subprocess.run(command, capture_output=True, text=True, env=environment())
     assert asked.returncode == 1
     assert "no node answers" in asked.stderr

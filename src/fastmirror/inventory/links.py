@@ -130,7 +130,6 @@ class Links:
         have = Version(0, 0)
         if member is not None:
             member.adjacent, member.dialling, member.failed_dials = True, False, 0
-            member.failure = ""
             have = member.version
             if member.version == card.version:
                 self.members.revive(member, now)
@@ -155,9 +154,9 @@ class Links:
         if self._by_owner.get(link.owner) is link:
             del self._by_owner[link.owner]
             member = self.members.get(link.owner)
-            if member is not None:
+            if member is not None and not graceful:
                 member.failure, member.failed_at = why, now
-                if not graceful and member.live:
+                if member.live:
                     self._lose(member, why, now)
             for waiting in [n for n, w in self._waiting.items() if w.hello.card.owner == link.owner]:
                 held = self._waiting.pop(waiting)
@@ -252,6 +251,12 @@ class Links:
     def _close(self, number: int, why: str, reason: int) -> None:
         self.facts.append(Send(number, m.Part(reason).encode()))
         self.facts.append(Close(number, why))
+
+    def _turn_out(self, link: Link, why: str, now: float) -> None:
+        """End a link because of what the other side does."""
+        if (member := self.members.get(link.owner)) is not None:
+            member.failure, member.failed_at = why, now
+        self._drop_link(link, why, m.PRUNED)
 
     def _drop_link(self, link: Link, why: str, reason: int) -> None:
         """End a link in good order; its node is well as far as we know."""

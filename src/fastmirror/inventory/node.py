@@ -54,7 +54,7 @@ class Inventory(Topology):
             message = m.parse(kind, payload)
         except BadFrame as error:
             self.members.refused["frame"] += 1
-            self._drop_link(link, str(error), m.PRUNED)
+            self._turn_out(link, str(error), now)
             return
         match message:
             case m.Ping(nonce, view):
@@ -101,7 +101,7 @@ class Inventory(Topology):
         known = member is not None and member.live
         member = self.members.learn(card, keys, now, direct)
         if member is None:
-            self._drop_link(link, "what it passes on is not genuine", m.PRUNED)
+            self._turn_out(link, "what it passes on is not genuine", now)
             return
         if direct:
             member.adjacent = True
