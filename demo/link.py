@@ -10,8 +10,9 @@ import asyncio
 import re
 import socket
 from collections import Counter
+from collections.abc import Callable
 
-from demo.wire import PIECE, Handlers, Pace
+from demo.wire import PIECE, Handlers, Pace, put
 from fastmirror.oci.digest import Digest
 
 _BLOB_REQUEST = re.compile(rb"GET \S+/blobs/(sha256:[0-9a-f]{64})[ ?]")
@@ -21,7 +22,8 @@ BUFFER = 128 * 1024  # of the sockets: what is in them when a node dies still ar
 class Link:
     """One direction between two nodes. ``passed`` counts all bytes, ``moved`` those after the request for a blob.
 
-    :meth:`up` and :meth:`refuse` open and close its port, which stays its own until :meth:`close`.
+    ``changed`` is called whenever they are more. :meth:`up` and :meth:`refuse` open and close its port, which stays its
+    own until :meth:`close`.
     """
 
     def __init__(self, rate: float) -> None:
@@ -36,6 +38,7 @@ class Link:
         self._connections = Handlers(self._connected)
         self.passed = 0
         self.moved: Counter[Digest] = Counter()
+        self.changed: Callable[[], None] = _nothing
 
     async def up(self, host: str, port: int) -> None:
         """Lead to this address from now on. Raises OSError."""
@@ -89,18 +92,19 @@ class Link:
         while piece := await reader.read(PIECE):
             match = _BLOB_REQUEST.search(piece)
             wanted[:] = [] if match is None else [Digest.parse(match[1].decode())]
-            far.write(piece)
-            await far.drain()
+            await put(far, piece)
         far.close()
 
     async def _deliver(self, far: asyncio.StreamReader, writer: asyncio.StreamWriter, wanted: list[Digest]) -> None:
         """Pass answers on, no faster than the link is."""
         while piece := await far.read(PIECE):
             await self._pace.take(len(piece))
-            if writer.is_closing():  # the reader left meanwhile
-                return
-            writer.write(piece)
-            await writer.drain()
+            await put(writer, piece)
             self.passed += len(piece)
             for digest in wanted:
                 self.moved[digest] += len(piece)
+            self.changed()
+
+
+def _nothing() -> None:
+    pass

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from demo.images import Image, blob_file
-from demo.wire import MAX_HEAD, PIECE, Handlers, Head, Pace, read_head
+from demo.wire import MAX_HEAD, PIECE, Handlers, Head, Pace, put, read_head
 from fastmirror.errors import DigestInvalid
 from fastmirror.oci.digest import Digest
 
@@ -88,8 +88,7 @@ class Origin:
 
     async def _send_head(self, writer: asyncio.StreamWriter, status: str, length: int, fields: dict[str, str]) -> None:
         lines = [f"HTTP/1.1 {status}", f"Content-Length: {length}", *(f"{name}: {fields[name]}" for name in fields)]
-        writer.write(("\r\n".join(lines) + "\r\n\r\n").encode())
-        await writer.drain()
+        await put(writer, ("\r\n".join(lines) + "\r\n\r\n").encode())
 
     async def _send_file(self, file: Path, start: int, writer: asyncio.StreamWriter, *, wrong: bool) -> None:
         with file.open("rb") as stream:
@@ -99,9 +98,6 @@ class Origin:
                     at = self._wrong_at - position
                     piece = piece[:at] + bytes([piece[at] ^ 1]) + piece[at + 1 :]
                 await self._pace.take(len(piece))
-                if writer.is_closing():  # the client left meanwhile
-                    return
-                writer.write(piece)
-                await writer.drain()
+                await put(writer, piece)
                 position += len(piece)
                 self.served += len(piece)

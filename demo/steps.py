@@ -84,10 +84,14 @@ class Story:
 
         def changed() -> None:
             self.screen.progress(sum(progress.by_digest.values()), self.image.size, self._since(node, before))
+
+        def moving() -> None:
             if deadly and not row.killed:
                 row.killed = self._kill_in_mid_layer(node, moved)
 
         progress.changed = changed
+        for link in node.links.values():
+            link.changed = moving  # not when the client has it: the mirror is ahead of that
         hosts = [Host("mirror", node.registry, True), Host(ORIGIN, self.origin.address, False)]
         try:
             await self.client.pull(self.image, node.store, hosts, progress)

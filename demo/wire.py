@@ -30,6 +30,14 @@ async def read_head(reader: asyncio.StreamReader) -> Head | None:
     return Head(line, {name.strip().lower(): value.strip() for name, _, value in pairs})
 
 
+async def put(writer: asyncio.StreamWriter, piece: bytes) -> None:
+    """Send, as fast as the other end reads. Raises OSError, also for an end that is closed: uvloop has RuntimeError."""
+    if writer.is_closing():
+        raise ConnectionResetError("the other end is gone")
+    writer.write(piece)
+    await writer.drain()
+
+
 class Handlers:
     """One task per connection that ``handle`` serves; a callback for ``asyncio.start_server``. :meth:`end` ends all."""
 

@@ -67,7 +67,7 @@ def _processes(work: Path) -> list[str]:
 
 def test_demo_pulls_from_nodes_through_a_death_and_without_the_origin(tmp_path: Path) -> None:
     done = _demo(tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
     first, second, third, fourth, fifth = _rows(done.stdout)
     size = first["origin"]
     assert size > IMAGE_MIB

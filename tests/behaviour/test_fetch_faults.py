@@ -69,7 +69,7 @@ async def with_pair(spool: Path, plan: Plan, check: Callable[[Pair], object], **
     with FaultyPeer([LAYER, SMALL], plan) as bad, FaultyPeer([LAYER, SMALL]) as good:
         async with fetching(spool, [bad.address, good.address], in_order=True, **{**SETTINGS, **more}) as node:
             node.parts.sizes.learn(MANIFEST)
-            await check(Pair(node, bad, good))  # type: ignore[misc]
+            await check(Pair(node, bad, good))
 
 
 def assert_whole(answer: Answer, content: bytes, seconds: float) -> None:
@@ -374,7 +374,7 @@ async def test_whatever_peers_do_no_wrong_content_is_complete_and_nothing_is_lef
     tmp_path: Path, seed: int, lies: bool
 ) -> None:
     chance = random.Random(seed)
-    choices = [*HONEST, *((faults.corrupt(3), faults.corrupt(700_000)) if lies else ())]
+    choices: list[Fault | None] = [*HONEST, *((faults.corrupt(3), faults.corrupt(700_000)) if lies else ())]
 
     def plan(seen: Seen) -> Fault | None:
         return chance.choice(choices)

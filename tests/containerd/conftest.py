@@ -14,7 +14,7 @@ from tests.kit.layout import Layout
 from tests.kit.origin import Origin, origin
 from tests.kit.pair import Pair, Two, pair, two
 
-_NONE = Generation("0.0", None)  # type: ignore[arg-type]
+_NONE = Generation("0.0", None)
 _seeds = itertools.count(1)
 
 

@@ -12,6 +12,7 @@ import itertools
 import random
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from fastmirror.inventory.card import Card, Version
 from fastmirror.inventory.facts import Changed, Close, Dial, Down, Meet, Renew, Send, Up
@@ -59,7 +60,7 @@ class SimNode:
     frozen: bool = False
     offered: dict[bytes, set[int]] = field(default_factory=dict)
     pipes: dict[int, Pipe] = field(default_factory=dict)
-    held: list = field(default_factory=list)
+    held: list[Any] = field(default_factory=list)
     woken_at: float = -1.0
     renewed: int = 0
     sent: int = 0
@@ -77,7 +78,7 @@ class Sim:
         self.nodes: dict[int, SimNode] = {}
         self.cut: set[frozenset[int]] = set()
         self.log: list[tuple[float, int, object]] = []
-        self._events: list = []
+        self._events: list[Any] = []
         self._order = itertools.count()
         self._links = itertools.count(1)
         self._epoch: Iterator[int] = itertools.count(1)
@@ -116,7 +117,12 @@ class Sim:
         node = self.nodes[number]
         node.inventory.leave(self.now)
         self._settle(node)
-        self._after(0.1, lambda: self.nodes.get(number) is node and self.kill(number))
+
+        def kill() -> None:
+            if self.nodes.get(number) is node:
+                self.kill(number)
+
+        self._after(0.1, kill)
 
     def freeze(self, number: int) -> None:
         self.nodes[number].frozen = True

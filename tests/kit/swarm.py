@@ -167,7 +167,7 @@ class Swarm:
                 self._at(max(step.again_at, self.now), "wake", None)
             if not (step.cancel or step.cut):
                 return
-        raise AssertionError(f"the plan never comes to rest at {self.now}: {step}")
+        raise AssertionError(f"the plan never comes to rest at {self.now}: {self.plan.step(self.now)}")
 
 
 class Starved(AssertionError):

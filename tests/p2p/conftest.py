@@ -20,7 +20,7 @@ from tests.kit.waiting import pause
 class LeftOut(pytest.Module):
     """A module of tests on a machine without py-libp2p (tools/venv.sh): skipped as a whole, by name."""
 
-    def collect(self) -> Iterator[pytest.Item]:  # type: ignore[override]
+    def collect(self) -> Iterator[pytest.Item]:
         raise pytest.skip.Exception("needs py-libp2p: install libgmp-dev, then make build", allow_module_level=True)
 
 

@@ -66,7 +66,8 @@ def test_blobs_come_before_manifests_and_these_before_tags_and_all_go_in_reverse
 
 @given(st.lists(st.one_of(st.sets(st.sampled_from(BLOBS)), st.sampled_from(BLOBS)), max_size=20))
 def test_the_ledger_is_what_was_told(steps):
-    announced, told = Announced(MANIFESTS.__contains__), set()
+    announced = Announced(MANIFESTS.__contains__)
+    told: set[Key] = set()
     wanted: set[Key] = set()
     for number, step in enumerate(steps):
         if isinstance(step, set):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,7 +50,7 @@ def test_all_are_ended_within_the_patience_and_the_lowest_is_the_first(readers):
     endings = Endings()
     for reader, position in readers.items():
         endings.reads(reader, position)
-    order = []
+    order: list[Any] = []
     now = 0.0
     while len(order) < len(readers):
         for reader in readers:

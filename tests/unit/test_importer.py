@@ -366,7 +366,7 @@ def test_progress_counts_every_byte_once_up_to_the_total(store: ImportTarget, tm
     path = content.write_tar(tmp_path / "a.tar", content.layout_files({NAME: made}))
     for _ in range(2):
         told: list[tuple[int, int]] = []
-        import_archive(store, path, progress=lambda done, total, told=told: told.append((done, total)))  # type: ignore[misc]
+        import_archive(store, path, progress=lambda done, total, told=told: told.append((done, total)))
         total = sum(map(len, made.blobs.values()))
         assert told[0] == (0, total)
         assert told[-1] == (total, total)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
+from typing import Any
 
 import pytest
 
@@ -53,7 +54,7 @@ def finished(*objects: Measured) -> Walk:
     return walk
 
 
-def fetch(**more) -> dict:
+def fetch(**more) -> dict[str, Any]:
     common = {
         "digest": DIGEST,
         "began": 1.5,

@@ -151,7 +151,8 @@ class _full_listener:  # noqa: N801
             sock.setblocking(False)
             sock.connect_ex(self._listener.getsockname())
             self._fill.append(sock)
-        return self._listener.getsockname()
+        host, port = self._listener.getsockname()
+        return host, port
 
     def __exit__(self, *exc: object) -> None:
         for sock in (*self._fill, self._listener):
