@@ -56,9 +56,9 @@ def prepare() -> None:
 def overlays(work: Path) -> bool:
     """Whether overlayfs can be mounted over files of this directory; containerd's snapshots are such mounts."""
     place = work / "overlay"
-    for name in ("lower", "upper", "work", "merged"):
+    for name in ("lower", "upper", "scratch", "merged"):
         (place / name).mkdir(parents=True, exist_ok=True)
-    options = f"lowerdir={place}/lower,upperdir={place}/upper,workdir={place}/work"
+    options = f"lowerdir={place}/lower,upperdir={place}/upper,workdir={place}/scratch"
     line = ["mount", "-t", "overlay", "none", "-o", options, str(place / "merged")]
     good = subprocess.run(line, capture_output=True, check=False).returncode == 0
     if good:

@@ -1,24 +1,29 @@
 """What the mirror costs containerd, and what containerd costs the mirror.
 
-    python -m benches.containerd.figures [ROUNDS]      as root, from the top of the checkout; nginx installed
+    python -m benches.containerd.figures [--rounds N] [--write]       as root, from the top of the checkout; nginx
 
-Prints one line per figure, medians of ROUNDS (default 7) alternating runs where there is something to compare with.
+Prints one line per figure; medians of N (default 7) alternating runs where there is something to compare with.
+``--write`` keeps all of it and renders the page.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import hashlib
+import json
 import os
 import shutil
-import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+from benches.containerd import helper_place, page
+from benches.containerd.arrival import arrival
+from benches.serve import machine
 from tests.kit.cluster import free_port
 from tests.kit.containerd import Containerd, containerd, generations, write_hosts
 from tests.kit.images import Image, make_image
@@ -32,6 +37,7 @@ from tests.kit.wire import ask
 LARGE = (60_000_000, 60_000_000, 60_000_000)
 SMALL = tuple(range(10_000, 30_000, 1_000))
 BLOBS = 2000
+PLACE_SECONDS = 5.0
 
 
 @contextlib.contextmanager
@@ -91,14 +97,8 @@ def alternate(rounds: int, ways: dict[str, Callable[[], float]]) -> dict[str, li
     return taken
 
 
-def say(what: str, taken: dict[str, list[float]]) -> None:
-    parts = [
-        f"{way} {statistics.median(times):.3f} s ({min(times):.3f}-{max(times):.3f})" for way, times in taken.items()
-    ]
-    print(f"{what}: {', '.join(parts)}", flush=True)
-
-
-def present(node: Containerd, directory: Path, rounds: int) -> None:
+def present(node: Containerd, directory: Path, rounds: int) -> dict[str, list[float]]:
+    """Pulls of an image of 180 MB that the mirror has, and that nginx has in its place."""
     image = make_image("registry.test/bench/large:1", LARGE)
     layout = Layout(directory / "layout")
     image.write(layout)
@@ -112,13 +112,11 @@ def present(node: Containerd, directory: Path, rounds: int) -> None:
 
             return run
 
-        say(
-            f"{node.generation}: a present image of 180 MB",
-            alternate(rounds, {"fastmirror": by(ours), "nginx": by(static)}),
-        )
+        return alternate(rounds, {"fastmirror": by(ours), "nginx": by(static)})
 
 
-def absent(node: Containerd, directory: Path, rounds: int) -> None:
+def absent(node: Containerd, directory: Path, rounds: int) -> tuple[dict[str, list[float]], list[float]]:
+    """Pulls of an image of 24 objects that no node has, and single misses."""
     image = make_image("registry.test/bench/small:1", SMALL)
     layout = Layout(directory / "origin")
     image.write(layout)
@@ -139,47 +137,62 @@ def absent(node: Containerd, directory: Path, rounds: int) -> None:
         dead = f"http://127.0.0.1:{free_port('127.0.0.1')}"
         ways = {"no mirror": through([]), "mirror misses": through([ours]), "mirror dead": through([dead])}
         taken = alternate(rounds, ways)
-        say(f"{node.generation}: an absent image of {len(image.blobs) + 1} objects", taken)
-        plain = statistics.median(taken["no mirror"])
-        for way in ("mirror misses", "mirror dead"):
-            each = (statistics.median(taken[way]) - plain) / (len(image.blobs) + 1)
-            print(f"{node.generation}: {way}: {each * 1e3:+.2f} ms per object (medians)")
         digests = ["sha256:" + hashlib.sha256(str(n).encode()).hexdigest() for n in range(500)]
-        misses = sorted(ask(mirror.registry, "GET", f"/v2/bench/small/blobs/{digest}").seconds for digest in digests)
-        print(
-            f"{node.generation}: a miss, 2 peers asked: p50 {misses[250] * 1e3:.2f} ms, p99 {misses[495] * 1e3:.2f} ms"
-        )
+        return taken, [ask(mirror.registry, "GET", f"/v2/bench/small/blobs/{digest}").seconds for digest in digests]
 
 
-def many(node: Containerd, directory: Path) -> None:
+def many(node: Containerd, directory: Path) -> list[dict[str, float]]:
+    """Starts over 2,000 blobs: seconds until something is served and until tags are known, and memory in MiB."""
     images = [make_image(f"registry.test/bench/many{n}:1", [16] * (BLOBS // 4), seed=n) for n in range(4)]
     for image in images:
         node.load(image.write_archive(directory / "image.tar"))
     last = f"/v2/bench/many3/blobs/{images[3].digest}"
+    found = []
     for _ in range(3):
         began = time.monotonic()
         with Node(Setup(f"containerd:{node.socket}")) as mirror:
-            serving = time.monotonic()
             eventually(lambda: mirror.ask("GET", last).status == 200, "it serves", every=0.002)
-            served = time.monotonic()
+            serving = time.monotonic() - began
             eventually(lambda: mirror.ask("HEAD", "/v2/bench/many3/manifests/1?ns=registry.test").status == 200, "tags")
-            known = time.monotonic()
+            tags = time.monotonic() - began
             child = mirror.child
             assert child is not None
-            times = (
-                f"listening after {serving - began:.2f} s, serving {served - began:.2f} s, tags {known - began:.2f} s"
-            )
-            memory = f"data plane {pss_kib(mirror.pid) / 1024:.1f} MiB, helper {pss_kib(child) / 1024:.1f} MiB"
-            print(f"{node.generation}: {BLOBS} blobs: {times}; PSS {memory}", flush=True)
+            plane, helper = pss_kib(mirror.pid) / 1024, pss_kib(child) / 1024
+            found.append({"serving": serving, "tags": tags, "plane": plane, "helper": helper})
+    return found
+
+
+def measure(rounds: int) -> dict[str, Any]:
+    """Everything, on every containerd there is."""
+    found: dict[str, Any] = {"machine": machine.describe(), "rounds": rounds, "generations": {}}
+    for generation in generations():
+        with containerd(generation) as node, tempfile.TemporaryDirectory() as work:
+            directory = Path(work)
+            pulls, misses = absent(node, directory, rounds)
+            rows = {
+                "present": present(node, directory, rounds),
+                "absent": pulls,
+                "misses": sorted(misses),
+                "arrival": arrival(node, directory),
+                "many": many(node, directory),
+            }
+        found["generations"][generation.version] = rows
+        print(page.lines(generation.version, rows), flush=True)
+    print("where gRPC runs, beside a loop that answers 16 connections:")
+    found["places"] = helper_place.compare(PLACE_SECONDS)
+    print(page.places(found["places"]))
+    return found
 
 
 def main() -> None:
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
-    for generation in generations():
-        with containerd(generation) as node, tempfile.TemporaryDirectory() as directory:
-            present(node, Path(directory), rounds)
-            absent(node, Path(directory), rounds)
-            many(node, Path(directory))
+    parser = argparse.ArgumentParser(prog="python -m benches.containerd.figures", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--write", action="store_true", help=f"write {page.RESULTS.name} and the page")
+    arguments = parser.parse_args()
+    found = measure(arguments.rounds)
+    if arguments.write:
+        page.RESULTS.write_text(json.dumps(found, indent=1))
+        page.render()
 
 
 if __name__ == "__main__":

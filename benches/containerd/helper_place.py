@@ -18,9 +18,11 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
+from benches.containerd import page
 from fastmirror.containerd.frames import Frame
 from tests.kit.cluster import free_port
 from tests.kit.containerd import containerd, generations
@@ -87,7 +89,8 @@ async def load(port: int, seconds: float) -> list[float]:
     return sorted(taken)
 
 
-def measure(place: str, path: str, seconds: float) -> None:
+def measure(place: str, path: str, seconds: float) -> dict[str, Any]:
+    """Requests per second, latencies in seconds, MiB of each process."""
     port = free_port("127.0.0.1")
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=serve, args=(port, place, path), daemon=True)]
@@ -101,9 +104,8 @@ def measure(place: str, path: str, seconds: float) -> None:
     for process in processes:
         process.kill()
         process.join()
-    p50, p99 = taken[len(taken) // 2], taken[len(taken) * 99 // 100]
-    times = f"p50 {p50 * 1e3:.2f} ms  p99 {p99 * 1e3:.2f}  max {taken[-1] * 1e3:.1f}"
-    print(f"{place:8} {len(taken) / seconds:8.0f}/s  {times}  PSS {pss} MiB")
+    at = {"p50": taken[len(taken) // 2], "p99": taken[len(taken) * 99 // 100], "max": taken[-1]}
+    return {"place": place, "rate": len(taken) / seconds, **at, "pss": pss}
 
 
 def _answers(port: int) -> bool:
@@ -115,16 +117,14 @@ def _watch_process(path: str) -> None:
     asyncio.run(watch(path))
 
 
-def main() -> None:
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 5.0
+def compare(seconds: float) -> list[dict[str, Any]]:
+    """Each place twice, in turn."""
     with containerd(generations()[-1]) as node, tempfile.TemporaryDirectory() as directory:
         for number in range(4):
             image = make_image(f"registry.test/bench/{number}:1", [16] * (BLOBS // 4), seed=number)
             node.load(image.write_archive(Path(directory) / "image.tar"))
-        for _ in range(2):
-            for place in PLACES:
-                measure(place, str(node.socket), seconds)
+        return [measure(place, str(node.socket), seconds) for _ in range(2) for place in PLACES]
 
 
 if __name__ == "__main__":
-    main()
+    print(page.places(compare(float(sys.argv[1]) if len(sys.argv) > 1 else 5.0)))

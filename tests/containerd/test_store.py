@@ -45,6 +45,18 @@ async def test_images_pulled_before_the_start_are_there_with_names_and_media_typ
         assert (reference, target) in store.references()
 
 
+async def test_a_containerd_that_has_never_pulled_is_no_problem_and_its_first_image_is_heard_of(
+    node: Containerd, source: Origin, fresh_image: Make
+) -> None:
+    image = fresh_image()
+    offer(node, source, image)
+    async with running(place(node)) as heard:
+        await heard.until(lambda: heard.store.problem() is None, "containerd was heard of, and nothing is wrong")
+        assert heard.store.digests() == []
+        await pull(node, image)
+        await heard.until(lambda: served(heard.store, image), "all is served")
+
+
 async def test_each_layer_is_heard_of_when_it_is_committed_before_the_pull_ends(
     shared: Containerd, source: Origin, fresh_image: Make
 ) -> None:

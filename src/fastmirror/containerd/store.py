@@ -193,8 +193,9 @@ class ContainerdStore:
         try:
             found = self._files.scan()
             there = (self._root / "blobs").is_dir()
-            # A containerd that has never pulled has only "ingest".
-            missing = not there and (self._had_blobs or not (self._root / "ingest").is_dir())
+            # A containerd that has never pulled has nothing in it (1.7 and later) or "ingest" only (1.6).
+            new = self.place.content is None or (self._root / "ingest").is_dir()
+            missing = not there and (self._had_blobs or not new)
             self._had_blobs = self._had_blobs or there
             failure = f"{self._root} has no blobs: is it containerd's content directory?" if missing else None
         except (StoreUnavailable, OSError) as error:
