@@ -82,7 +82,10 @@ def text(value: object) -> str:
         return ",".join(value)
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)
+    return str(value)
 
 
 def _load(config: str | None, given: dict[str, Any]) -> Loaded:
