@@ -61,17 +61,21 @@ cdef class Connection(Link):
     # ---- input
 
     def on_readable(self):
-        self.read()
+        # A socket whose reset came with its last bytes is not watched any more (libuv, uv__poll_io: POLLERR). An answer
+        # that cannot be sent shows that; who would wait for the rest of a head has to see it now.
+        while self.read() and self.reading and self.requests.head_bytes and not (self.lingering or self.pending()):
+            pass
 
-    cdef void read(self):
+    cdef bint read(self) except -1:
+        """One recv; whether there were bytes."""
         cdef ssize_t n
         cdef Py_ssize_t used
         cdef bint discard = self.lingering or self.requests.stopped
         if self.fd < 0:
-            return
+            return False
         n = wire_discard(self.fd, DISCARD) if discard else wire_recv(self.fd, receive_buffer, RECEIVE)
         if n == -EAGAIN:
-            return
+            return False
         if n < 0:
             self.drop()
         elif n == 0:
@@ -92,6 +96,7 @@ cdef class Connection(Link):
                 self.stash = data[used:]
                 self.want_read(False)
             self.pump()
+        return n > 0
 
     # ---- output
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable
 
 import pytest
@@ -296,6 +297,17 @@ async def test_several_senders_share_turns_and_one_alone_does_not(rig: Rig) -> N
     received = await asyncio.gather(*(rig.read(client, 12 << 20) for client in clients))
     assert received == contents
     assert rig.pace.sending == 0
+
+
+async def test_a_reset_that_comes_with_half_a_request_ends_the_connection_at_once(rig: Rig) -> None:
+    client, connection = rig.connect()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.send(GET[:20])
+    client.close()  # before the loop has looked: bytes and reset are there together
+    async with asyncio.timeout(10):
+        await rig.gone.wait()
+    assert rig.closed == [connection]
+    assert rig.endpoint.stats.clients_left == 0, "nothing was being answered"
 
 
 def test_refusal_carries_what_it_was_made_of() -> None:

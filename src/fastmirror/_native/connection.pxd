@@ -29,7 +29,7 @@ cdef class Connection(Link):
     cdef bint pumping
     cdef bint queued
 
-    cdef void read(self)
+    cdef bint read(self) except -1
     cdef void pump(self)
     cdef bint has_request(self)
     cdef bint pending(self)
