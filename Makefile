@@ -3,7 +3,7 @@ PYTHON_IN = .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 ARGS =
 
-.PHONY: help setup build demo test soak lint docs image bench-quick bench debug sanitize dist clean
+.PHONY: help setup build demo test soak lint docs image bench-quick bench debug sanitize nightly dist clean
 
 help:
 	@echo "make demo         see an image pulled from node to node, with one node killed on the way"
@@ -15,6 +15,7 @@ help:
 	@echo "make docs         write what is generated in docs/ and deploy/"
 	@echo "make debug        the tests with bounds checks and asyncio's debug mode"
 	@echo "make sanitize     the tests of the native code under AddressSanitizer and UBSan"
+	@echo "make nightly      10^7 fuzzed inputs, 10^5 connections that may leak nothing: 10 minutes or so"
 	@echo "make build setup dist clean"
 
 setup:
@@ -65,6 +66,10 @@ debug:
 sanitize:
 	@tools/venv.sh
 	tools/variant.sh sanitize tests/native $(ARGS)
+
+nightly: build
+	$(PYTHON_IN) -m tests.fuzz $(ARGS)
+	$(PYTHON_IN) -m tests.leaks
 
 dist: build
 	rm -rf dist
