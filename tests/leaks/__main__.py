@@ -1,4 +1,4 @@
-"""``python -m tests.leaks``: 10^5 connections, 10^4 aborted transfers; do descriptors, threads and memory stay flat?
+"""``python -m tests.leaks``: 10^5 connections, 10^4 aborted transfers; do descriptors, threads and memory stay flat?"""
 
 from __future__ import annotations
 
