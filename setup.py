@@ -21,6 +21,7 @@ MODE = "sanitize" if SANITIZE else "debug" if DEBUG else "release"
 # copies it to where the C made from ext/<name>.pyx is written.
 C_SOURCES: dict[str, list[str]] = {
     "check": ["ext/check_threads.c", "ext/blake3.c", "ext/sha2.c", "ext/xxh3.c"],
+    "endpoint": ["ext/sendpool.c"],
     "hashing": ["ext/sha2.c"],
     "ingest": ["ext/ingest_threads.c"],
 }

@@ -1,26 +1,24 @@
-"""One accepted HTTP/1.1 connection: replies leave by sendmsg and sendfile, on the loop's thread.
+"""One accepted HTTP/1.1 connection: what is asked on it, what is answered, and how it ends.
 
-Source: RFC 9112; sendfile(2), tcp(7).
+Source: RFC 9112; recv(2), tcp(7).
 """
 
-from os import close as os_close
+from os import close as os_close, dup
 
 from cpython.bytes cimport PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.errno cimport EAGAIN, ECONNRESET, EPIPE, ETIMEDOUT
-from posix.types cimport off_t
+from libc.errno cimport EAGAIN
 
 from fastmirror._native.endpoint cimport Endpoint, Reply
-from fastmirror._native.link cimport Link
 from fastmirror._native.requests cimport Refusal, Request, RequestReader
+from fastmirror._native.sender cimport CUT, ENDED, GONE, SENT, WAITS, Course, Sender
 
 
 cdef extern from "wire.h" nogil:
-    ssize_t wire_sendfile(int fd, int file, off_t offset, size_t count)
     ssize_t wire_recv(int fd, char *buffer, size_t size)
     ssize_t wire_discard(int fd, size_t size)
     void wire_nodelay(int fd)
-    void wire_notsent_lowat(int fd, int bytes)
     void wire_fin(int fd)
+    void wire_shutdown(int fd)
     double wire_clock()
 
 
@@ -28,10 +26,6 @@ cdef enum:
     RECEIVE = 8192               # bytes of one recv: pipelined requests that cannot be answered yet stay in the kernel
     DISCARD = 1048576            # bytes of one recv that throws them away
     TURN_MICROSECONDS = 1000     # how long one connection's pipelined requests are answered before others have a turn
-    MIXED_TURN = 524288          # bytes of one sendfile while small requests are answered as well: they wait for it
-    SHARED_TURN = 2097152        # the same when only bodies are sent, by several connections
-    LONE_TURN = 8388608          # the same when one connection alone sends: what the loop may be away for a fast reader
-    RANGE_LOWAT = 131072         # unsent bytes the kernel may hold for a range: its reader often leaves early
     LINGER_SECONDS = 3           # how long input is thrown away after our FIN, so that close() sends no RST
     LINGER_BYTES = 67108864      # and how much of it
     STALL_SECONDS = 600          # a client that takes no byte for so long is gone
@@ -40,7 +34,7 @@ cdef enum:
 cdef char receive_buffer[RECEIVE]    # only the loop's thread receives requests
 
 
-cdef class Connection(Link):
+cdef class Connection(Sender):
     """One client connection, from accept to close. All methods run on the loop's thread.
 
     Invariants  The descriptor is owned: closed once, after its reader and writer were removed from the loop.
@@ -48,6 +42,7 @@ cdef class Connection(Link):
                 Replies leave in the order of the requests; one is being sent at a time.
                 The connection ends by FIN: input is read to its end (or thrown away for a while) before close().
                 In line for a turn (``queued``) nothing is being sent, and pace has exactly one place for it.
+                While a native thread holds the descriptor, ends are written down, and made when it is given back.
     """
 
     def __cinit__(self, Endpoint endpoint not None, int fd, str client not None):
@@ -104,7 +99,6 @@ cdef class Connection(Link):
         self.pump()
 
     def wake(self):
-        """A body that had nothing to send has something now, or has ended."""
         self.parked = False
         self.pump()
 
@@ -123,7 +117,8 @@ cdef class Connection(Link):
         """Send what can be sent and answer what waits, until the socket, a body, an answer or others are waited for."""
         cdef int answered = 0
         cdef double end = 0
-        if self.pumping or self.parked or self.queued or self.task is not None:
+        cdef Course course
+        if self.pumping or self.parked or self.queued or self.offloaded or self.task is not None:
             return
         self.pumping = True
         try:
@@ -131,8 +126,11 @@ cdef class Connection(Link):
                 if self.busy:
                     if self.unsent and not self.send_out():
                         break
-                    if self.body is not None and not self.send_file():
-                        break
+                    if self.body is not None:
+                        course = self.send_file()
+                        if course != SENT:
+                            self.not_sent(course)
+                            break
                     self.finish()
                 elif not self.has_request():
                     break
@@ -218,15 +216,7 @@ cdef class Connection(Link):
         self.reply = reply
         self.close_after = reply.close or self.last or not keep_alive
         if reply.body is not None and not is_head and reply.stop > reply.start:
-            self.body = reply.body
-            self.body_fd = self.body.fileno()
-            self.start = self.pos = reply.start
-            self.stop = reply.stop
-            self.endpoint.pace.sending += 1
-            more = self.body.available(self.pos) > 0
-            if ranged != self.lowat:
-                self.lowat = ranged
-                wire_notsent_lowat(self.fd, RANGE_LOWAT if ranged else 0)
+            more = self.carry(reply.body, reply.start, reply.stop, ranged)
         else:
             if reply.body is not None:
                 reply.body.close()
@@ -245,49 +235,31 @@ cdef class Connection(Link):
             self.want_write(True)
         return left == 1
 
-    cdef bint send_file(self):
-        """One turn of sendfile. True when the whole body has left; else the connection waits, parks or has ended."""
-        cdef long long may
-        cdef ssize_t n
-        while True:
-            may = self.body.available(self.pos)
-            if may < 0:
+    cdef void not_sent(self, Course course):
+        """The body did not leave, or not all of it."""
+        if course == GONE:
+            self.drop()
+        elif course == ENDED or course == CUT:    # the length that was promised cannot be met
+            self.endpoint.stats.hangups += 1
+            if course == ENDED:
                 self.endpoint.stats.starved += 1
-                self.endpoint.stats.hangups += 1
-                self.hang_up()
-                return False
-            if may == 0:
-                self.want_write(False)
-                self.parked = True
-                self.body.wait(self.pos, self.wake)
-                return False
-            may = min(may, self.stop - self.pos)
-            may = min(may, MIXED_TURN if self.endpoint.pace.mixed else
-                      SHARED_TURN if self.endpoint.pace.sending > 1 else LONE_TURN)
-            n = wire_sendfile(self.fd, self.body_fd, self.pos, may)
-            if n == -EAGAIN:
-                self.want_write(True)
-                return False
-            if n == -EPIPE or n == -ECONNRESET or n == -ETIMEDOUT:
-                self.drop()
-                return False
-            if n <= 0:    # 0: the file was cut; others: the disk failed. Either way the length cannot be met.
+            else:
                 self.endpoint.stats.truncated += 1
-                self.endpoint.stats.hangups += 1
                 if self.reply.cut is not None:
                     self.reply.cut(self.pos)
-                self.hang_up()
-                return False
-            self.pos += n
-            self.progress(n)
-            self.endpoint.stats.body_bytes += n
-            if self.pos == self.stop:
-                return True
-            # Partly sent: the socket is full, another call would only meet EAGAIN. All sent: the turn is over,
-            # unless it ended at the frontier of a body that is still growing.
-            if n < may or self.body.available(self.pos) > 0:
-                self.want_write(True)
-                return False
+            self.hang_up()
+
+    def given_back(self):
+        """The native threads are done: with all of what they had, or because it could not be sent."""
+        cdef Course course = self.take_back()
+        if self.closing:
+            self.close()
+        elif self.ending:
+            self.hang_up()
+        elif course != WAITS:
+            self.not_sent(course)
+        else:
+            self.pump()
 
     cdef void finish(self):
         cdef bint close_after = self.close_after or self.last
@@ -298,12 +270,9 @@ cdef class Connection(Link):
     cdef void release(self, bint complete):
         """Give up what belongs to the reply that is being sent, and say how it went."""
         reply, self.reply = self.reply, None
-        body, self.body = self.body, None
         self.forget_parts()
-        self.busy = self.parked = self.close_after = False
-        if body is not None:
-            self.endpoint.pace.sending -= 1
-            body.close()
+        self.busy = self.close_after = False
+        self.put_down()
         if reply is not None and reply.done is not None:
             reply.done(self.pos - self.start, complete)
 
@@ -324,11 +293,14 @@ cdef class Connection(Link):
     def hang_up(self):
         if self.fd < 0 or self.lingering:
             return
+        wire_fin(self.fd)
+        if self.offloaded:
+            self.ending = True
+            return
         self.lingering = True
         self.since = self.endpoint.now
         self.want_write(False)
         self.abandon()
-        wire_fin(self.fd)
         if self.eof:
             self.close()
         else:
@@ -336,16 +308,27 @@ cdef class Connection(Link):
             self.read()
 
     def close(self):
-        cdef int fd = self.leave()
+        cdef int fd
+        if self.offloaded:
+            self.closing = True
+            self.want_read(False)
+            wire_shutdown(self.fd)
+            return
+        fd = self.leave()
         if fd >= 0:
             os_close(fd)
 
     def detach(self):
+        if self.fd < 0 or self.closing:
+            return -1
         if self.busy:
             self.endpoint.stats.hangups += 1
-        if self.fd >= 0:
-            wire_fin(self.fd)
-        return self.leave()
+        wire_fin(self.fd)
+        if not self.offloaded:
+            return self.leave()
+        self.closing = True
+        self.want_read(False)
+        return dup(self.fd)    # the thread ends by the FIN, and is not to lose the descriptor that it has
 
     cdef int leave(self):
         """Have nothing to do with the descriptor any more; gives it, or -1 if that was so already."""
@@ -372,13 +355,15 @@ cdef class Connection(Link):
         self.stash = None
 
     def expire(self, double header_seconds, double idle_seconds):
-        cdef double idle = self.endpoint.now - self.since
-        self.judge()
+        cdef double idle
+        self.look()
+        self.judge(self.writing or self.offloaded)
+        idle = self.endpoint.now - self.since
         if self.lingering:
             if idle > LINGER_SECONDS:
                 self.close()
         elif self.pending():
-            if self.writing and idle > STALL_SECONDS:
+            if (self.writing or self.offloaded) and idle > STALL_SECONDS:
                 self.hang_up()
         elif self.requests.head_bytes or not self.requests.complete:
             if self.endpoint.now - self.requests.head_since > header_seconds:

@@ -5,14 +5,25 @@ Source: RFC 9110 section 6.6.1 (Date); the plain data that ext/connection.pyx wo
 
 from collections import deque
 
+from cpython.ref cimport Py_DECREF, Py_INCREF
+
 
 cdef extern from "wire.h" nogil:
     double wire_clock()
 
 
+cdef extern from "poll.h" nogil:
+    struct pollfd:
+        int fd
+        short events
+    int POLLIN
+    int poll(pollfd *fds, unsigned long count, int timeout)
+
+
 cdef enum:
     TURN_REQUESTS = 16          # pipelined requests of one connection that are answered in one turn
     LINE_MICROSECONDS = 1000    # how long the loop answers those in line before it looks at the sockets again
+    CLOSE_SECONDS = 2           # how long a read of a slow disk is waited for at the end
 
 
 cdef class Reply:
@@ -69,6 +80,68 @@ cdef class Pace:
                 self.loop.call_soon(self.run)
 
 
+cdef class Senders:
+    """Native threads that send file bodies for all endpoints of one loop; see the stub.
+
+    Invariants  The pool is there from the first body to ``close``, and is watched by the loop so long.
+                A connection whose body is out there is kept alive by a reference, which ``collect`` takes back.
+    """
+
+    def __cinit__(self, loop not None, int threads, bint only_cold):
+        if not 1 <= threads <= 64:
+            raise ValueError("threads must be 1 to 64")
+        self.loop = loop
+        self.threads = threads
+        self.only_cold = only_cold
+
+    cdef bint start(self, Sending *sending, connection):
+        """Send; False if that cannot be: then nothing has begun."""
+        if self.closed:
+            return False
+        if self.pool == NULL:
+            self.pool = sendpool_open(self.threads)
+            if self.pool == NULL:
+                return False
+            self.loop.add_reader(sendpool_fd(self.pool), self.collect)
+        sending.owner = <void *>connection
+        if sendpool_start(self.pool, sending) < 0:
+            return False
+        Py_INCREF(connection)
+        self.running += 1
+        return True
+
+    def collect(self):
+        cdef Sending *sending = sendpool_collect(self.pool) if self.pool != NULL else NULL
+        cdef list owners = []
+        while sending != NULL:
+            owners.append(<object>sending.owner)
+            sending = sending.next
+        for connection in owners:
+            Py_DECREF(connection)
+            self.running -= 1
+            try:
+                connection.given_back()
+            except Exception as error:    # one connection's defect: the others are given back all the same
+                self.loop.call_exception_handler({"message": "a sent body could not be settled", "exception": error})
+
+    def close(self):
+        cdef SendPool *pool = self.pool
+        cdef pollfd wait
+        cdef double end = wire_clock() + CLOSE_SECONDS
+        self.closed = True
+        if pool == NULL:
+            return
+        self.loop.remove_reader(sendpool_fd(pool))
+        wait.fd = sendpool_fd(pool)
+        wait.events = POLLIN
+        while self.running and wire_clock() < end:
+            with nogil:
+                poll(&wait, 1, 100)
+            self.collect()
+        self.pool = NULL
+        sendpool_close(pool)
+
+
 cdef class Endpoint:
     """What the connections of one listener share.
 
@@ -77,13 +150,14 @@ cdef class Endpoint:
     """
 
     def __cinit__(self, loop not None, answer not None, spawn not None, refuse not None, closed not None,
-                  Pace pace not None):
+                  Pace pace not None, Senders senders=None):
         self.loop = loop
         self.answer = answer
         self.spawn = spawn
         self.refuse = refuse
         self.closed = closed
         self.pace = pace
+        self.senders = senders
         self.stats = Stats()
         self.answers = {}
         self.admits = None

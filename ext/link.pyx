@@ -88,10 +88,10 @@ cdef class Link:
         self.since = self.endpoint.now
         self.taken += count
 
-    cdef void judge(self):
-        """Look how fast the client takes what waits for it; a client that nothing waits for has no rate."""
+    cdef void judge(self, bint waits):
+        """Look how fast the client takes what ``waits`` for it; a client that nothing waits for has no rate."""
         cdef double seconds = self.endpoint.now - self.marked_at
-        if not self.writing:
+        if not waits:
             self.rate = -1
         elif seconds >= RATE_SECONDS:
             self.rate = (self.taken - self.marked) / seconds

@@ -1,13 +1,15 @@
 /* Socket and file calls of the connection: EINTR is retried, everything else is told as -errno.
- * Source: sendmsg(2), sendfile(2), recv(2), tcp(7). */
+ * Source: sendmsg(2), sendfile(2), recv(2), preadv2(2), tcp(7). */
 #ifndef FASTMIRROR_WIRE_H
 #define FASTMIRROR_WIRE_H
 
 #include <errno.h>
+#include <linux/magic.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
+#include <sys/statfs.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -34,6 +36,23 @@ static inline ssize_t wire_sendfile(int fd, int file, off_t offset, size_t count
   do n = sendfile(fd, file, &offset, count);
   while (n < 0 && errno == EINTR);
   return n < 0 ? -errno : n;
+}
+
+/* Whether reading [start, stop) might wait for a disk: looked at in places, since the kernel reads ahead in runs.
+ * A file system that cannot tell is taken for a slow one, unless it is memory itself. */
+static inline int wire_would_block(int file, off_t start, off_t stop) {
+  enum { STEP = 256 * 1024 };
+  char byte;
+  struct iovec one = {&byte, 1};
+  struct statfs system;
+  for (off_t at = start; at < stop; at = at < stop - 1 && at + STEP >= stop ? stop - 1 : at + STEP) {
+    ssize_t n = preadv2(file, &one, 1, at, RWF_NOWAIT);
+    if (n < 0 && errno == EOPNOTSUPP)
+      return fstatfs(file, &system) < 0 || (system.f_type != TMPFS_MAGIC && system.f_type != RAMFS_MAGIC);
+    if (n < 0) return 1;
+    if (n == 0) return 0; /* the file was cut: sendfile will say so */
+  }
+  return 0;
 }
 
 static inline ssize_t wire_recv(int fd, char *buffer, size_t size) {
@@ -67,6 +86,9 @@ static inline double wire_clock(void) {
   clock_gettime(CLOCK_MONOTONIC, &now);
   return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
+
+/* End both directions: a thread that is sending on this socket, or waits for room in it, comes back with EPIPE. */
+static inline void wire_shutdown(int fd) { shutdown(fd, SHUT_RDWR); }
 
 static inline void wire_fin(int fd) { shutdown(fd, SHUT_WR); }
 

@@ -38,7 +38,7 @@ from fastmirror.http.limits import Admission
 from fastmirror.http.message import Answer, Reply, Request
 from fastmirror.http.own import leads_here, own_addresses
 from fastmirror.http.paced import Paced
-from fastmirror.http.server import Server
+from fastmirror.http.server import Server, senders_of
 from fastmirror.mirror.answers import refusal_reply
 from fastmirror.mirror.app import Elsewhere, Mirror
 from fastmirror.mirror.filters import Filters
@@ -163,14 +163,14 @@ class Node:
         scrubber = Scrubber(store, checks)
         closing.callback(scrubber.close)
         local = Local(store, filters, seen, scrubber)
-        pace, own = Pace(), own_addresses()
+        pace, senders, own = Pace(), senders_of(serve, closing), own_addresses()
         # One for each listener: whoever fills the places of the other nodes must not keep this node's clients out.
         admissions = [Admission(serve.max_connections, serve.max_connections_per_address, own) for _ in range(2)]
         lists = self._build_lists(store, local, scrubber, checks)
         closing.callback(lists.close)
         for_peers = Mirror(local, default_registry=serve.default_registry, chunks=lists)
         paced = Paced(for_peers, serve.serve_rate) if serve.serve_rate else for_peers
-        self.peer = Server(serve, paced, refusal_reply, pace=pace, admission=admissions[1])
+        self.peer = Server(serve, paced, refusal_reply, pace=pace, admission=admissions[1], senders=senders)
         closing.push_async_callback(self.peer.close)
         self.peer.listen(serve.peer_addr, "peer_addr")  # first: where it is says which of the peers is this node
         joined = settings.fetch.peers or settings.router.joins
@@ -178,7 +178,7 @@ class Node:
         if self.router is not None:
             self.advertiser = Advertiser(store, self.router, *_judges(local, filters))
         for_clients = Mirror(local, default_registry=serve.default_registry, elsewhere=elsewhere)
-        self.registry = Server(serve, for_clients, refusal_reply, pace=pace, admission=admissions[0])
+        self.registry = Server(serve, for_clients, refusal_reply, pace=pace, admission=admissions[0], senders=senders)
         closing.push_async_callback(self.registry.close)
         loop = asyncio.get_running_loop()
         answer: Answer = admin.Admin(self.readiness, metrics, lambda: seen.log.told(loop.time()))

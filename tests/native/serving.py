@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Awaitable, Callable
 
 from fastmirror._native.connection import Connection
-from fastmirror._native.endpoint import Endpoint, Pace, Reply
+from fastmirror._native.endpoint import Endpoint, Pace, Reply, Senders
 from fastmirror._native.requests import Request
 from fastmirror.http.message import head
 from fastmirror.mirror.answers import refusal_reply
@@ -62,15 +62,18 @@ class File:
 class Rig:
     """One endpoint and client sockets connected to it; ``answer`` is set by the test."""
 
-    def __init__(self) -> None:
+    def __init__(self, senders: str = "loop") -> None:
         self.loop = asyncio.get_running_loop()
+        self.senders = None if senders == "loop" else Senders(self.loop, 3, senders == "cold")
         self.answer: Callable[[Request], Reply | Awaitable[Reply]] = lambda request: Reply(head(404))
         self.requests: list[Request] = []
         self.tasks: list[asyncio.Task[None]] = []
         self.closed: list[Connection] = []
         self.gone = asyncio.Event()
         self.pace = Pace()
-        self.endpoint = Endpoint(self.loop, self._answer, self._spawn, refusal_reply, self._closed, self.pace)
+        self.endpoint = Endpoint(
+            self.loop, self._answer, self._spawn, refusal_reply, self._closed, self.pace, self.senders
+        )
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.clients: list[socket.socket] = []
         self.served: dict[socket.socket, int] = {}  # the other end of each client, owned by its connection
@@ -129,6 +132,8 @@ class Rig:
     def end(self) -> None:
         for connection in list(self.endpoint.connections):
             connection.close()
+        if self.senders is not None:
+            self.senders.close()
         for client in self.clients:
             client.close()
         self.listener.close()

@@ -1,11 +1,11 @@
 """C face of ``ext/connection.pyx``."""
 
 from fastmirror._native.endpoint cimport Reply
-from fastmirror._native.link cimport Link
 from fastmirror._native.requests cimport Request, RequestReader
+from fastmirror._native.sender cimport Course, Sender
 
 
-cdef class Connection(Link):
+cdef class Connection(Sender):
     cdef RequestReader requests
     cdef bytes stash
     # the reply that is being sent
@@ -13,18 +13,13 @@ cdef class Connection(Link):
     cdef Request request
     cdef object task
     cdef Reply reply
-    cdef object body
-    cdef int body_fd
-    cdef bint parked
-    cdef bint lowat
-    cdef long long start
-    cdef long long pos
-    cdef long long stop
     cdef bint close_after
     # the connection
     cdef bint eof
     cdef bint last
     cdef bint lingering
+    cdef bint ending     # to be hung up when it is given back
+    cdef bint closing    # to be closed when it is given back
     cdef long long discarded
     cdef bint pumping
     cdef bint queued
@@ -37,7 +32,7 @@ cdef class Connection(Link):
     cdef void reply_to(self, Request request, Reply reply)
     cdef void begin(self, Reply reply, bint is_head, bint keep_alive, bint ranged)
     cdef bint send_out(self)
-    cdef bint send_file(self)
+    cdef void not_sent(self, Course course)
     cdef void finish(self)
     cdef void release(self, bint complete)
     cdef void drop(self)

@@ -56,9 +56,10 @@ class Reply:
 class Stats:
     """Counters of one endpoint since it was made; plain integers that any thread may read.
 
-    ``cached``: answered from kept answers; ``hangups``: replies ended early by us; of these ``starved``: because the
-    body has no further bytes, and ``truncated``: because the file was shorter than promised or could not be read;
-    ``clients_left``: replies that the client ended early.
+    ``cached``: answered from kept answers; ``offloaded``: bodies, or parts of them, given to the native threads;
+    ``hangups``: replies ended early by us; of these ``starved``: because the body has no further bytes, and
+    ``truncated``: because the file was shorter than promised or could not be read; ``clients_left``: replies that the
+    client ended early.
     """
 
     @property
@@ -73,6 +74,8 @@ class Stats:
     def refused(self) -> int: ...
     @property
     def body_bytes(self) -> int: ...
+    @property
+    def offloaded(self) -> int: ...
     @property
     def hangups(self) -> int: ...
     @property
@@ -98,6 +101,32 @@ class Pace:
     def sending(self) -> int: ...
 
 @disjoint_base
+class Senders:
+    """Native threads that send the bodies of files for all endpoints of one loop, without the GIL.
+
+    Begun with the first body that is for them. With ``only_cold`` these are the bytes that are not in the page cache,
+    for which the loop would wait for a disk; else all bodies that are there whole. Where threads cannot be begun the
+    loop sends. Owned by who makes it: :meth:`close`, after the connections are closed. Raises ValueError for
+    ``threads`` outside 1 to 64.
+    """
+
+    def __new__(cls, loop: AbstractEventLoop, threads: int, only_cold: bool) -> Senders: ...
+    @property
+    def only_cold(self) -> bool: ...
+    @property
+    def running(self) -> int:
+        """Bodies that the threads have now."""
+
+    def collect(self) -> None:
+        """Give back what has ended; called by the loop."""
+
+    def close(self) -> None:
+        """End the threads; idempotent. Connections that they serve must be closed before, and get their ends here.
+
+        Waits up to 2 s for a read of a slow disk; a thread that is still in one then ends by itself after it.
+        """
+
+@disjoint_base
 class Endpoint:
     """What the connections of one listener share.
 
@@ -105,6 +134,7 @@ class Endpoint:
     spawn    runs the awaitable of an answer and calls ``Connection.deliver``; returns something with ``cancel()``
     refuse   makes the Reply for a Refusal
     closed   called with each connection after it was closed
+    senders  send the bodies that are for them; None: the loop's thread sends all
     admits   whether a request with this Fastmirror-Token (None: without one) is answered; None: all are
     """
 
@@ -116,6 +146,7 @@ class Endpoint:
         refuse: Callable[[Refusal], Reply],
         closed: Callable[[Connection], object],
         pace: Pace,
+        senders: Senders | None = None,
     ) -> Endpoint: ...
     def tick(self, now: float, date: bytes) -> None:
         """Set the coarse clock (seconds of the loop) and the value of Date; about twice a second."""
@@ -124,6 +155,8 @@ class Endpoint:
     def stats(self) -> Stats: ...
     @property
     def pace(self) -> Pace: ...
+    @property
+    def senders(self) -> Senders | None: ...
     admits: Callable[[bytes | None], bool] | None
     @property
     def answers(self) -> dict[bytes, Reply]: ...

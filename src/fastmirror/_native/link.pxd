@@ -28,4 +28,4 @@ cdef class Link:
     cdef int send_rest(self, bint more)
     cdef void forget_parts(self)
     cdef void progress(self, long long count)
-    cdef void judge(self)
+    cdef void judge(self, bint waits)

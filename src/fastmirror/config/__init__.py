@@ -29,6 +29,7 @@ BootstrapSource = Annotated[str, Meta(extra={"check": check.bootstrap, "form": "
 Cidr = Annotated[str, Meta(extra={"check": check.cidr, "form": "CIDR"})]
 PeerId = Annotated[str, Meta(extra={"check": check.peer_id, "form": "PEER-ID"})]
 Label = Annotated[str, Meta(extra={"check": check.label, "form": "NAME"})]
+Threads = Annotated[int, Meta(ge=1, le=64, extra={"form": "count"})]
 Degree = Annotated[int, Meta(ge=4, le=1024, extra={"form": "nodes"})]
 File = Annotated[str, Meta(extra={"form": "FILE"})]
 Directory = Annotated[str, Meta(extra={"form": "DIR"})]
@@ -54,6 +55,11 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
         Count, _help("open connections of one remote address; this node's own addresses are exempt")
     ] = 256
     serve_rate: Annotated[Rate, _help("bytes a second to all other nodes together; 0: no limit")] = 0
+    send_with: Annotated[
+        Literal["cold", "loop", "threads"],
+        _help("bodies that native threads send: those that are not in the page cache; none; all of local content"),
+    ] = "cold"
+    send_threads: Annotated[Threads, _help("how many of these threads there are, from the first such body on")] = 8
     header_timeout: Annotated[Seconds, _help("time a request head may take to arrive")] = 10.0
     idle_timeout: Annotated[Seconds, _help("time a kept connection may be idle")] = 75.0
     early_lists: Annotated[

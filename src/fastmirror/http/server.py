@@ -13,7 +13,7 @@ from email.utils import formatdate
 from typing import Final
 
 from fastmirror._native.connection import Connection
-from fastmirror._native.endpoint import Endpoint, Pace, Reply, Stats
+from fastmirror._native.endpoint import Endpoint, Pace, Reply, Senders, Stats
 from fastmirror._native.requests import Refusal
 from fastmirror.config import ServeSettings, check
 from fastmirror.errors import StartFailed
@@ -46,6 +46,7 @@ class Server:
         *,
         pace: Pace,
         admission: Admission,
+        senders: Senders | None = None,
     ) -> None:
         self._settings = settings
         self._answer = answer
@@ -64,7 +65,7 @@ class Server:
         # queue it would make the listener readable for ever.
         self._reserve: list[int] = []
         self._refill()
-        self.endpoint = Endpoint(self._loop, self._answer_safely, self._spawn, refuse, self._closed, pace)
+        self.endpoint = Endpoint(self._loop, self._answer_safely, self._spawn, refuse, self._closed, pace, senders)
         self._ticker = self._loop.call_soon(self._tick)
 
     @property
@@ -245,6 +246,15 @@ def _advice(error: OSError, setting: str, port: int) -> str:
     if error.errno == errno.EACCES and port < 1024:
         return f"ports below 1024 need root or CAP_NET_BIND_SERVICE; set {setting} to a higher port"
     return f"{error.strerror}; set {setting} to an address of this machine"
+
+
+def senders_of(settings: ServeSettings, closing: contextlib.AsyncExitStack) -> Senders | None:
+    """The native threads that the settings ask for; ``closing`` ends them, after the listeners that come later."""
+    if settings.send_with == "loop":
+        return None
+    senders = Senders(asyncio.get_running_loop(), settings.send_threads, settings.send_with == "cold")
+    closing.callback(senders.close)
+    return senders
 
 
 def _do_not_pace(sock: socket.socket) -> None:

@@ -73,13 +73,16 @@ class HttpMetrics:
             **by,
         )
         self.body_bytes = counter("sent_body_bytes_total", "Bytes of bodies sent to clients.", **by)
+        self.offloaded = counter(
+            "sent_by_threads_total", "Bodies that native threads sent, or the rest of, as send_with says.", **by
+        )
         self.clients_left = counter(
             "clients_left_total", "Clients that closed before the end of a body: usual for containerd, no error.", **by
         )
         self.hangups = counter(
             "hangups_total",
             "Bodies that we ended before their end: no source was left (or what came was wrong), the file could not be"
-            " read on, or this process ends.",
+            " read on, or this process ends, or another client needs the place of a slow reader (ending).",
             reason=HANGUPS, **by,
         )  # fmt: skip
         self.truncated = counter("truncated_files_total", "Bodies cut because the file could not be read on.", **by)
@@ -88,8 +91,8 @@ class HttpMetrics:
         """The metrics by listener, and the names that they have in native code."""
         return (
             (self.accepted, "accepted"), (self.requests, "requests"), (self.cached, "cached"),
-            (self.refused, "refused"), (self.body_bytes, "body_bytes"), (self.clients_left, "clients_left"),
-            (self.truncated, "truncated"),
+            (self.refused, "refused"), (self.body_bytes, "body_bytes"), (self.offloaded, "offloaded"),
+            (self.clients_left, "clients_left"), (self.truncated, "truncated"),
         )  # fmt: skip
 
     def follow_hangups(self, listener: str, stats: HangupCounts) -> None:
