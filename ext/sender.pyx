@@ -20,6 +20,7 @@ cdef enum:
     MIXED_TURN = 524288          # bytes of one sendfile while small requests are answered as well: they wait for it
     SHARED_TURN = 2097152        # the same when only bodies are sent, by several connections
     LONE_TURN = 8388608          # the same when one connection alone sends: what the loop may be away for a fast reader
+    LOOK = 1048576               # bytes that are looked at together, to see whether they are in memory
     RANGE_LOWAT = 131072         # unsent bytes the kernel may hold for a range: its reader often leaves early
 
 
@@ -105,6 +106,7 @@ cdef class Sender(Link):
             end = self.pos + min(may, self.turn())
             if end <= self.looked:
                 return False
+            end = min(self.pos + may, max(end, self.looked + LOOK))
             if not wire_would_block(self.body_fd, max(self.pos, self.looked), end):
                 self.looked = end
                 return False

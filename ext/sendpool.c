@@ -13,7 +13,7 @@
 enum {
   SHARED_TURN = 512 * 1024, /* bytes of one turn when several sendings want one */
   LONE_TURN = 0x7ffff000,   /* Linux moves at most this much in one sendfile, sendfile(2) */
-  STACK_BYTES = 64 * 1024,
+  STACK_BYTES = 256 * 1024, /* of address space; the C library takes thread-local storage out of it */
 };
 
 struct SendPool {

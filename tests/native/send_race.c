@@ -73,7 +73,7 @@ static void fail(const char *what) {
 /* Every fourth leaves in the middle; all look at the bytes. */
 static void *read_body(void *argument) {
   test_case *test = argument;
-  static _Thread_local uint8_t piece[70 * 1000];
+  uint8_t piece[70 * 1000];
   int64_t stop = test->number % 4 == 0 ? LENGTH / 3 : INT64_MAX;
   while (test->read < stop) {
     ssize_t n = recv(test->peer, piece, sizeof piece, 0);
