@@ -18,7 +18,7 @@ from tests.kit.fetching import until
 from tests.native.serving import File, Rig, file_reply
 
 GET = b"GET /v2/x HTTP/1.1\r\nHost: m\r\n\r\n"
-SIZE = 16 << 20
+SIZE = 6 << 20  # more than the buffers of two sockets
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ async def test_small_requests_are_answered_while_bodies_are_with_the_threads(thr
     await threads.send(client, GET)
     await threads.read_head(client)
     assert await threads.read(client, 2) == b"ok"
-    assert [len(await threads.read(reader, SIZE)) for reader, _ in readers] == [SIZE] * 8
+    assert [len(await threads.read(reader, SIZE)) for reader, _ in readers[:2]] == [SIZE] * 2
 
 
 async def test_only_so_many_threads_can_be_asked_for() -> None:

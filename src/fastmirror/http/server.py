@@ -10,6 +10,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable
 from email.utils import formatdate
+from heapq import nsmallest
 from typing import Final
 
 from fastmirror._native.connection import Connection
@@ -59,6 +60,8 @@ class Server:
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._draining = False
+        self._leavers: list[Connection] = []  # chosen in this turn of accepting
+        self._all_busy = False
         self._loop = asyncio.get_running_loop()
         self._farewell = Farewell()
         # Given up when descriptors run out, so that a waiting client can be accepted and turned away: left in the
@@ -140,6 +143,8 @@ class Server:
                 os.close(self._reserve.pop())
 
     def _accept(self, sock: socket.socket) -> None:
+        self._leavers.clear()
+        self._all_busy = False
         for _ in range(ACCEPTS_PER_TURN):
             try:
                 client, where = sock.accept()
@@ -163,17 +168,26 @@ class Server:
 
     def _make_room(self) -> bool:
         """End the connection that has been idle longest, else the slowest reader; False if all are busy and fast."""
+        if not self._leavers and not self._all_busy:
+            self._leavers = self._choose_leavers()
+            self._all_busy = not self._leavers
+        while self._leavers:
+            leaver = self._leavers.pop()
+            if leaver in self.endpoint.connections and (leaver.idle or 0 <= leaver.rate < SLOW_RATE):
+                self._dismiss(leaver)
+                return True
+        self._admission.turned_away += 1
+        return False
+
+    def _choose_leavers(self) -> list[Connection]:
+        """One look through all connections for many that come in one turn; the first to go is the last here."""
         connections = self.endpoint.connections
         idle = (connection for connection in connections if connection.idle)
-        leaver = min(idle, key=lambda connection: connection.since, default=None)
-        if leaver is None:
+        leavers = nsmallest(ACCEPTS_PER_TURN, idle, key=lambda connection: connection.since)
+        if not leavers:
             slow = (connection for connection in connections if 0 <= connection.rate < SLOW_RATE)
-            leaver = min(slow, key=lambda connection: connection.rate, default=None)
-        if leaver is None:
-            self._admission.turned_away += 1
-            return False
-        self._dismiss(leaver)
-        return True
+            leavers = nsmallest(ACCEPTS_PER_TURN, slow, key=lambda connection: connection.rate)
+        return leavers[::-1]
 
     def _dismiss(self, connection: Connection) -> None:
         """End the connection here; its client gets what it was sent so far, and FIN."""
