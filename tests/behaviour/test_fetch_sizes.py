@@ -97,6 +97,14 @@ async def test_a_liar_is_found_where_the_router_tells_no_sizes(tmp_path: Path) -
             assert is_all(answer, LARGE)
 
 
+async def test_a_peer_whose_list_is_of_another_size_is_asked_for_bytes_all_the_same(tmp_path: Path) -> None:
+    with FaultyPeer([LARGE]) as one, FaultyPeer([LARGE]) as two:
+        one.list_of = two.list_of = lambda content: content + bytes(5_000_000)
+        async with fetching(tmp_path, [one.address, two.address], **SETTINGS) as node:
+            assert is_all(await node.ask(blob_target(LARGE)), LARGE)
+            assert node.parts.book.outcomes[PeerOutcome.CORRUPT] == 0
+
+
 async def test_a_size_beyond_the_spool_is_only_a_claim(tmp_path: Path) -> None:
     with FaultyPeer([LARGE], faults.always(faults.promised_length(HUGE))) as liar, FaultyPeer([LARGE], late) as honest:
         async with fetching(tmp_path, [liar.address, honest.address], spool_bytes=len(LARGE), **SETTINGS) as node:

@@ -92,16 +92,12 @@ class LayerFetch:
         """Bytes of the content, where known."""
         return self.spool.size if self.spool is not None else self._sources.size
 
-    def seconds_left(self) -> float:
-        """How long it will take until there is something to read, as far as that can be told: 0 if it cannot.
-
-        Where all of the content is withheld until it is verified that is known from the bytes that have come.
-        """
+    def missing(self) -> int:
+        """How many bytes have to come until there is something to read, where all are withheld until then; else 0."""
         transfer, spool = self._transfer, self.spool
-        if transfer is None or spool is None or not spool.withheld or not transfer.received:
-            return 0.0
-        seconds = self._loop.time() - transfer.began
-        return (spool.size - min(transfer.received, spool.size)) * seconds / transfer.received
+        if transfer is None or spool is None or not spool.withheld:
+            return 0
+        return max(0, spool.size - transfer.received)
 
     async def run(self) -> None:
         """Fetch until the content is verified, no source is left, or something of our own does not allow it.

@@ -96,10 +96,14 @@ class Sources:
             return near
         return live if live or present else [peer for peer in ranked if self._book.would_admit(peer, now)]
 
+    def differs(self, peer: Peer) -> None:
+        """It has the content with another size than it was asked for. What it has told itself still holds."""
+        self._sizes.setdefault(peer, None)
+
     def ended(self, peer: Peer, outcome: PeerOutcome, received: int) -> bool:
         """A request is over. Whether the peer may be asked for more at once; some may be later, see :meth:`ready`."""
-        if outcome is PeerOutcome.DIFFERS and self._sizes.get(peer) is None:
-            self._sizes[peer] = None
+        if outcome is PeerOutcome.DIFFERS:
+            self.differs(peer)
         if outcome is PeerOutcome.GOT:
             self._failures[peer] = 0
         elif outcome is not PeerOutcome.LEFT:

@@ -49,7 +49,7 @@ class Transfer:
 
     With an ``algorithm`` pieces are compared with chunk lists before they count as verified. Without, only the whole
     is checked; if nothing of it was shown, and it is wrong, lists are used to find out which piece and whose.
-    ``received`` counts bytes, wrong ones too, since ``began``. ``convicts`` are peers that told or sent what is wrong.
+    ``received`` counts bytes, wrong ones too. ``convicts`` are peers that told or sent what is wrong.
     ``changed`` is set when ``verdict``, ``starved`` or ``checking`` may have changed, and when bytes may be shown. The
     spool is borrowed; :meth:`close` ends everything, and soon nothing holds it any more.
     """
@@ -57,7 +57,6 @@ class Transfer:
     def __init__(
         self, record: FetchRecord, spool: Spool, sources: Sources, parts: FetchParts, algorithm: Algorithm | None
     ) -> None:
-        self.began = asyncio.get_running_loop().time()
         self.received = 0
         self.verdict: Verdict | None = None
         self.convicts: set[Peer] = set()
@@ -227,8 +226,7 @@ class Transfer:
 
     def differs(self, peer: Peer) -> None:
         """See ``Asked.differs``."""
-        self._sources.ended(peer, PeerOutcome.DIFFERS, 0)
-        self._drivers.leave(peer)
+        self._sources.differs(peer)
         self.weigh()
 
     def listed(self) -> None:

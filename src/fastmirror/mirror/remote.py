@@ -206,12 +206,18 @@ def _known_size(fetch: LayerFetch) -> int | None:
 
 
 async def _settled(tap: Tap) -> bool:
-    """Whether there is something to read within ``ANSWER_SECONDS``; False as soon as it can be foreseen that not."""
-    left = ANSWER_SECONDS
-    while left > 0 and tap.fetch.seconds_left() <= left:
+    """Whether there is something to read within ``ANSWER_SECONDS``; False as soon as it can be foreseen that not: by
+    the bytes that came lately, twice in a row.
+    """
+    left, slow, before = ANSWER_SECONDS, 0, 0
+    while left > 0 and slow < 2:
         try:
             async with asyncio.timeout(_LOOK_SECONDS):
                 return await tap.settled()
         except TimeoutError:
             left -= _LOOK_SECONDS
+        missing = tap.fetch.missing()
+        came = before - missing
+        slow = slow + 1 if came > 0 and missing * _LOOK_SECONDS > came * left else 0
+        before = missing
     return False
