@@ -6,7 +6,7 @@ Source: sendfile(2); preadv2(2), RWF_NOWAIT; tcp(7).
 from libc.errno cimport EAGAIN, ECONNRESET, ENODATA, EPIPE, ETIMEDOUT
 from posix.types cimport off_t
 
-from fastmirror._native.endpoint cimport Sending, sendpool_reached
+from fastmirror._native.endpoint cimport sendpool_reached
 from fastmirror._native.link cimport Link
 
 

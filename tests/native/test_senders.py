@@ -75,7 +75,7 @@ async def test_file_in_the_page_cache_is_sent_by_the_loop_and_another_by_the_thr
 ) -> None:
     path, content = on_disk
     for cached, offloaded in ((True, 0), (False, 1)):
-        cold.answer = lambda request, cached=cached: file_reply(DiskFile(path, cached=cached))  # type: ignore[misc]
+        cold.answer = lambda request, cached=cached: file_reply(DiskFile(path, cached=cached))
         client, _ = cold.connect()
         await cold.send(client, GET)
         await cold.read_head(client)

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
 
-from fastmirror._native.endpoint import Pace, Reply
+from fastmirror._native.endpoint import Pace, Reply, Senders
 from fastmirror._native.requests import Request
 from fastmirror.config import ServeSettings, check
 from fastmirror.http import farewell as farewell_module
@@ -31,9 +31,11 @@ Make = Callable[..., Server]
 async def make() -> AsyncIterator[Make]:
     servers: list[Server] = []
 
-    def build(answer: Callable[[Request], Reply | Awaitable[Reply]], most: int = 100) -> Server:
+    def build(
+        answer: Callable[[Request], Reply | Awaitable[Reply]], most: int = 100, senders: Senders | None = None
+    ) -> Server:
         admission = Admission(most, most, frozenset())
-        server = Server(ServeSettings(), answer, refusal_reply, pace=Pace(), admission=admission)
+        server = Server(ServeSettings(), answer, refusal_reply, pace=Pace(), admission=admission, senders=senders)
         server.listen("127.0.0.1:0", "registry_addr")
         servers.append(server)
         return server
@@ -132,6 +134,30 @@ async def test_close_cuts_an_answer_by_fin_although_the_client_goes_on_sending(
         sending.cancel()
         client.shutdown(socket.SHUT_WR)
         await closing
+
+
+async def test_close_cuts_what_native_threads_send_by_fin_and_gets_it_back(
+    make: Make, clients: list[socket.socket]
+) -> None:
+    size = 32 << 20
+    senders = Senders(asyncio.get_running_loop(), 2, False)
+    bodies: list[File] = []
+
+    def answer(request: Request) -> Reply:
+        bodies.append(File(b"s" * size))
+        return file_reply(bodies[-1])
+
+    server = make(answer, senders=senders)
+    readers = [connect(server, clients, GET, receive_buffer=4096) for _ in range(5)]
+    await until(lambda: senders.running == 5, "the threads have all bodies")
+    async with asyncio.TaskGroup() as group:
+        group.create_task(server.close())
+        for reader in readers:
+            assert 0 < len(await read_to_end(reader)) < size
+            reader.shutdown(socket.SHUT_WR)
+    await until(lambda: senders.running == 0, "the threads have given all back")
+    senders.close()
+    assert all(body.closed.is_set() for body in bodies) and not server.endpoint.connections
 
 
 async def test_full_server_ends_its_slowest_reader_for_a_new_client(make: Make, clients: list[socket.socket]) -> None:
