@@ -176,8 +176,9 @@ class FaultyPeer:
             self._error(sock, 404, "Connection: keep-alive")
             return
         algorithm = ALGORITHMS[match[2]]
-        pieces = [self.list_of(content)[at : at + PIECE] for at in range(0, len(content), PIECE)]
-        body = encode(Shape(len(content), algorithm), [piece_hash(piece, algorithm.name) for piece in pieces])
+        told = self.list_of(content)
+        pieces = [told[at : at + PIECE] for at in range(0, len(told), PIECE)]
+        body = encode(Shape(len(told), algorithm), [piece_hash(piece, algorithm.name) for piece in pieces])
         sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
 
     def _ping(self, sock: socket.socket, seen: Seen) -> bool:
