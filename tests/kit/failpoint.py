@@ -1,10 +1,12 @@
 """``python -m tests.kit.failpoint serve ...``: fastmirror with handlers that fail on purpose, for certain digests.
 
 What a defect of ours would do cannot be provoked from outside; everything else of the process is the real one.
+``FAILPOINT_RAISES`` and ``FAILPOINT_BLOCKS`` in its environment name other digests than those below.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Final
 
@@ -20,12 +22,14 @@ BLOCKS: Final = "sha256:" + "bb" * 32
 BLOCKED_SECONDS: Final = 0.2
 
 _answer = Local.answer
+_raises = os.environ.get("FAILPOINT_RAISES", RAISES)
+_blocks = os.environ.get("FAILPOINT_BLOCKS", BLOCKS)
 
 
 def _fail(self: Local, pull: Pull, request: Request, done: Done | None = None) -> Reply | None:
-    if pull.digest == RAISES:
+    if pull.digest == _raises:
         raise RuntimeError("a defect, on purpose")
-    if pull.digest == BLOCKS:
+    if pull.digest == _blocks:
         time.sleep(BLOCKED_SECONDS)
     return _answer(self, pull, request, done)
 

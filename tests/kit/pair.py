@@ -60,7 +60,8 @@ class Pair:
     first one's.
 
     ``peers`` are asked before the holder's mirror. The puller's mirror is started by :meth:`start` and restarted by a
-    test that ended it; it is stopped, and the logs are judged, with the block of :func:`pair`.
+    test that ended it; it is stopped, and the logs are judged, with the block of :func:`pair`. ``module`` is what
+    Python runs for it.
     """
 
     origin: Origin
@@ -70,6 +71,7 @@ class Pair:
     flags: dict[str, Any] = field(default_factory=dict)
     tags: bool = True
     supervise: bool = False
+    module: str = "fastmirror"
     host: str = ""
     port: int = 0
     theirs: Node | None = None
@@ -104,6 +106,7 @@ class Pair:
             peers=peers,
             flags=flags,
             switches=("--supervise",) if self.supervise else (),
+            module=self.module,
         )
         self.ours = self.stack.enter_context(Node(setup))
         return self.ours
