@@ -124,6 +124,21 @@ async def test_a_layer_that_only_a_liar_has_is_never_complete_and_the_liar_is_no
         assert (await node.ask(blob_target(LAYER), Range=f"bytes={len(read.body)}-")).status == 404
 
 
+async def test_one_who_lied_before_is_not_believed_alone_until_something_of_it_was_verified(tmp_path: Path) -> None:
+    """Its quarantine is over: a second lie costs nobody a failed attempt, and a right content makes up for it."""
+    async with swarm(tmp_path, 1) as (node, (peer,)):
+        book, known = node.parts.book, Peer(*peer.address)
+        book.suspect(known, Digest.of(b"other"), asyncio.get_running_loop().time() - 1000)
+        lie(peer, consistent_later, LATER)
+        answer = await node.ask(blob_target(LAYER))
+        assert (answer.status, quarantined(node, peer)) == (404, True)
+    async with swarm(tmp_path, 1) as (node, (peer,)):
+        book, known = node.parts.book, Peer(*peer.address)
+        book.suspect(known, Digest.of(b"other"), asyncio.get_running_loop().time() - 1000)
+        assert_same((await node.ask(blob_target(SMALL))).body, SMALL)
+        assert book.believed(known)
+
+
 async def test_the_bytes_of_a_peer_are_held_against_its_own_list(tmp_path: Path) -> None:
     async with swarm(tmp_path, 1) as (node, (peer,)):
         lie(peer, honest, LATER)

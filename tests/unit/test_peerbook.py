@@ -111,6 +111,17 @@ def test_a_probe_in_the_background_comes_before_a_request_that_somebody_waits_fo
     assert not book.admits(A, BACKOFF_SECONDS), "a probe is under way"
 
 
+def test_the_word_of_one_who_was_wrong_is_not_taken_until_something_of_it_was_verified():
+    book = PeerBook()
+    assert book.believed(A)
+    book.suspect(A, DIGEST, 0.0)
+    assert not book.believed(A)
+    book.proved(A)
+    assert book.believed(A)
+    book.note(A, PeerOutcome.CORRUPT, 1.0)
+    assert not book.believed(A)
+
+
 def test_one_that_was_only_late_is_back_as_soon_as_it_answers():
     book = PeerBook()
     told: list[str] = []

@@ -178,6 +178,8 @@ class LayerFetch:
     def _prove(self, size: int) -> None:
         """The size is known now, and who has told another one."""
         self._parts.sizes.prove(self.want.digest, size)
+        for peer in self._sources.contributors:
+            self._parts.book.proved(peer)
         now = self._loop.time()
         for peer in self._sources.prove(size):
             quarantined = self._parts.book.suspect(peer, self.want.digest, now)

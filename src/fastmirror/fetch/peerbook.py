@@ -48,7 +48,7 @@ class Health(NamedTuple):
 
 class _Record:
     __slots__ = (
-        "active", "doubts", "early", "failed_at", "failures", "last_failure", "open_until", "paused_until",
+        "active", "doubts", "early", "failed_at", "failures", "faulted", "last_failure", "open_until", "paused_until",
         "probe_until", "quarantined_until", "rate", "suspected_at", "trips",
     )  # fmt: skip
 
@@ -56,6 +56,7 @@ class _Record:
         self.active = 0
         self.doubts = 0
         self.early = False  # it was left alone just now, and should be probed at once: it may only have been late
+        self.faulted = False  # something of it was wrong, and nothing that was verified has come from it since
         self.failures = 0
         self.failed_at = -math.inf
         self.last_failure: tuple[PeerOutcome, float] | None = None
@@ -101,6 +102,7 @@ class PeerBook:
             record.last_failure = outcome, now
         if verdict is Verdict.QUARANTINE:
             record.quarantined_until = now + QUARANTINE_SECONDS
+            record.faulted = True
         elif verdict is Verdict.OPEN:
             self._open(peer, record, now)
         elif verdict is Verdict.COUNT:
@@ -159,8 +161,18 @@ class PeerBook:
         if culprit:
             self.note(peer, PeerOutcome.CORRUPT, now)
         record.suspected_at = now
+        record.faulted = True
         self._doubts.put((peer, digest), now + QUARANTINE_SECONDS)
         return culprit
+
+    def proved(self, peer: Peer) -> None:
+        """Content of ``peer`` was verified as a whole."""
+        self._record(peer).faulted = False
+
+    def believed(self, peer: Peer) -> bool:
+        """Whether the word of ``peer`` alone counts: not after something of it was wrong, until :meth:`proved`."""
+        record = self._records.get(peer)
+        return record is None or not record.faulted
 
     def begin(self, peer: Peer) -> None:
         """A body is being fetched from ``peer``; :meth:`end` goes with it."""

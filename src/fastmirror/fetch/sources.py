@@ -73,6 +73,13 @@ class Sources:
         """Whether holders tell different sizes, and it is not known which one is right."""
         return self.agreed_size(now) is None and len(set(self._claims(now))) > 1
 
+    def doubtful(self, now: float) -> bool:
+        """Whether nothing may be shown before all of it is verified: holders tell different sizes, or all that may be
+        asked have given or told something wrong before.
+        """
+        open_ones = self._open(now)
+        return self.disputed(now) or (bool(open_ones) and not any(map(self._book.believed, open_ones)))
+
     def prove(self, size: int) -> list[Peer]:
         """The content has its digest with this size; those that have told another one."""
         self.size = size

@@ -113,12 +113,12 @@ class Transfer:
             self._lists.look()
 
     def weigh(self) -> None:
-        """Somebody has told a size: where there is doubt nothing is shown before all of it is verified, and where
-        others agree on another size this attempt is over. What was shown is not taken back.
+        """Holders were found, or told a size: where there is doubt nothing is shown before all of it is verified, and
+        where others agree on another size this attempt is over. What was shown is not taken back.
         """
         if not self._spool.begun:
             now = self._loop.time()
-            self._spool.doubt(self._sources.disputed(now))
+            self._spool.doubt(self._sources.doubtful(now))
             if self._sources.agreed_size(now) not in (None, self._spool.size):
                 self.give_up()
 
