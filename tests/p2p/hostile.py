@@ -6,6 +6,7 @@ It has an identity and gets as far as a link, where its mode needs one.
 from __future__ import annotations
 
 import random
+import struct
 import sys
 import time
 
@@ -15,7 +16,7 @@ from libp2p.crypto.ed25519 import create_new_key_pair
 
 from fastmirror.inventory.card import MAX_KEYS, Card, Version
 from fastmirror.inventory.keys import KeySet, pack
-from fastmirror.inventory.messages import Delta, Hello, Ping, Pong, Snapshot, Suspect, View, parse
+from fastmirror.inventory.messages import Delta, Hello, Ping, Pong, Snapshot, Suspect, View, Want, parse
 from fastmirror.inventory.wire import frame
 from fastmirror.p2p.secure import Guest
 from fastmirror.p2p.wire import Wire, greet, muxed
@@ -124,7 +125,46 @@ async def flood(peer: Hostile) -> str:
     return await peer.link(act)
 
 
+async def headers(peer: Hostile) -> str:
+    """Frames of yamux that carry nothing and ask for nothing, as many as go."""
+
+    async def act(wire: Wire, muxer) -> None:
+        flood = struct.pack("!BBHII", 0, 2, 2, 0, 7) * 5000  # answers to pings that nobody sent
+        while True:
+            await muxer.secured_conn.write(flood)
+
+    return await peer.link(act)
+
+
+async def wants(peer: Hostile) -> str:
+    """Asks again and again for all that the other one knows, and reads none of it."""
+
+    async def act(wire: Wire, muxer) -> None:
+        await trio.sleep(0.3)
+        everything = Want(tuple((owner, Version(0, 0)) for owner in list(peer.seen)) * 2000).encode()
+        for _ in range(200):
+            wire.put(everything)
+            await trio.sleep(0.005)
+
+    return await peer.link(act)
+
+
+async def views(peer: Hostile) -> str:
+    """Tells of thousands of nodes that are nowhere, other ones each time."""
+
+    async def act(wire: Wire, muxer) -> None:
+        for _ in range(64):
+            listed = tuple((random.randbytes(38), Version(1, 1)) for _ in range(8000))
+            wire.put(View(listed, True).encode())
+            await trio.sleep(0.02)
+
+    return await peer.link(act)
+
+
 async def streams(peer: Hostile) -> str:
+    global SECONDS
+    SECONDS = 5.0  # it is found out by not answering
+
     async def act(wire: Wire, muxer) -> None:
         for _ in range(200):
             stream = await muxer.open_stream()

@@ -7,6 +7,7 @@ import trio.testing
 from libp2p.crypto.ed25519 import create_new_key_pair
 
 from fastmirror.inventory.messages import CLONE, Part, Ping
+from fastmirror.inventory.wire import frame
 from fastmirror.p2p.secure import Guest
 from fastmirror.p2p.wire import RELEASE, Wire, greet, muxed
 
@@ -55,10 +56,21 @@ def test_the_last_words_before_an_end_are_heard_however_late_they_are_read():
 def test_what_was_read_makes_room_for_more_than_one_window():
     async def act(nursery: trio.Nursery, ours: Wire, theirs: Wire) -> None:
         nursery.start_soon(theirs.write)
+        for _ in range(10):
+            theirs.put(frame(99, bytes(RELEASE)))
+        assert [(await ours.frame())[0] for _ in range(10)] == [99] * 10
+
+    over_a_wire(act)
+
+
+def test_small_frames_are_read_no_faster_than_a_thousand_a_second():
+    async def act(nursery: trio.Nursery, ours: Wire, theirs: Wire) -> None:
+        nursery.start_soon(theirs.write)
+        began = trio.current_time()
         ping = Ping(1, 2).encode()
-        count = 10 * RELEASE // len(ping)
-        theirs.put(ping * count)
-        for _ in range(count):
-            assert (await ours.frame())[0] == 5
+        theirs.put(ping * 9_000)
+        for _ in range(9_000):
+            await ours.frame()
+        assert trio.current_time() - began > 0.9  # all but those of eight seconds
 
     over_a_wire(act)

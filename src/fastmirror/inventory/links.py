@@ -246,7 +246,10 @@ class Links:
         self._send(link, m.Want(((owner, member.version if member else Version(0, 0)),)))
 
     def _send(self, link: Link, message: m.Message) -> None:
-        self.facts.append(Send(link.number, message.encode()))
+        self._send_data(link, message.encode())
+
+    def _send_data(self, link: Link, data: bytes) -> None:
+        self.facts.append(Send(link.number, data))
 
     def _close(self, number: int, why: str, reason: int) -> None:
         self.facts.append(Send(number, m.Part(reason).encode()))

@@ -38,6 +38,8 @@ class Link:
         self.told = False  # the others were told that it does not answer
         self.suspects = (0.0, 0.0)  # of the limit on its suspicions: what it has used, and when
         self.round_trip: float | None = None
+        self.wants: dict[bytes, Version] = {}  # nodes that it asked for and did not get yet, with what it has of them
+        self.given = (0.0, 0.0)  # of the limit on what it is given: bytes, and when
         self.differs = 0  # answers in a row whose view was not ours
 
 

@@ -28,6 +28,7 @@ SUSPECTS_PER_SECOND: Final = 20.0
 CONTESTS: Final = 3  # times in a while that somebody overrules our own version, until it must be a clone
 CONTEST_SECONDS: Final = 30.0
 WARN_SECONDS: Final = 0.5
+MAX_WANTED: Final = 2 * m.MAX_LISTED
 
 
 class Inventory(Topology):
@@ -80,7 +81,8 @@ class Inventory(Topology):
             case m.View(listed, answer):
                 self._viewed(link, listed, answer, now)
             case m.Want(listed):
-                self._wanted_by(link, listed)
+                self._wanted_by(link, listed, now)
+                self._keep_giving(now)
             case m.Part(reason):
                 self._parted(link, reason, now)
             case _:
@@ -174,7 +176,7 @@ class Inventory(Topology):
             member = self.members.get(owner)
             if member is None or version > member.version:
                 asked = self._wanted.get(owner)
-                if asked is None or asked[0] < version or now >= asked[1]:
+                if len(self._wanted) < MAX_WANTED and (asked is None or asked[0] < version or now >= asked[1]):
                     self._wanted[owner] = (version, now + CONFIRM_SECONDS)
                     wanted.append((owner, member.version if member else Version(0, 0)))
             elif not member.live:
@@ -183,16 +185,6 @@ class Inventory(Topology):
             self._send(link, m.Want(tuple(wanted)))
         if answer:
             self._send(link, m.View(self._listed(), False))
-
-    def _wanted_by(self, link: Link, listed: tuple[m.Listed, ...]) -> None:
-        for owner, version in listed:
-            if owner == self.me:
-                if self.ledger.version > version:
-                    self._send(link, self.ledger.snapshot())
-                continue
-            member = self.members.get(owner)
-            if member is not None and member.live and member.version > version:
-                self._send(link, m.Snapshot(member.card, member.keys))
 
     def _parted(self, link: Link, reason: int, now: float) -> None:
         member = self.members.get(link.owner)
@@ -285,6 +277,7 @@ class Inventory(Topology):
             self._spread()
         if self._passing and now >= self._passed_at + self._gather():
             self._pass(now)
+        self._keep_giving(now)
         self._judge(now)
         if now >= self._probe_at:
             self._probe(now)

@@ -6,7 +6,7 @@ from typing import Final
 
 from fastmirror.inventory import messages as m
 from fastmirror.inventory.facts import Dial
-from fastmirror.inventory.links import Links
+from fastmirror.inventory.giving import Giving
 from fastmirror.inventory.member import Member, State
 from fastmirror.inventory.overlay import chosen, complete
 
@@ -17,7 +17,7 @@ AUDIT_SECONDS: Final = 10.0
 DIALS: Final = 8
 
 
-class Topology(Links):
+class Topology(Giving):
     """The part of :class:`fastmirror.inventory.node.Inventory` that decides about connections."""
 
     _audit_at = 0.0

@@ -121,6 +121,8 @@ class Router:
                     self.inventory.replace(set(unpack(keys)), now)
                 case bridge.Change(add, drop):
                     self.inventory.change(set(unpack(add)), set(unpack(drop)), now)
+                    if now >= self.inventory.wake:  # told at once, without a turn of the clock
+                        self.inventory.tick(now)
                 case bridge.Alive():
                     self.plane.send(message)
                 case bridge.Ask():

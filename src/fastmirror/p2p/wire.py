@@ -8,14 +8,15 @@ every step of the handshake has a deadline; whatever goes wrong in py-libp2p end
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import trio
+import trio.lowlevel
 from libp2p.abc import ISecureConn
 from libp2p.custom_types import TProtocol
 from libp2p.peer.id import ID
 from libp2p.stream_muxer.exceptions import MuxedStreamEOF, MuxedStreamReset
-from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
+from libp2p.stream_muxer.yamux.yamux import HEADER_SIZE, Yamux, YamuxStream
 
 from fastmirror.inventory.messages import PROTOCOL
 from fastmirror.inventory.wire import MAX_FRAME, Splitter
@@ -31,6 +32,7 @@ PIECE: Final = 48 * 1024  # yamux and Noise divide anyway; less than both limits
 FRAMES_PER_SECOND: Final = 1000.0
 BYTES_PER_SECOND: Final = 4 << 20
 BURST_SECONDS: Final = 8.0
+TURN: Final = 32  # frames
 FRAME_OVERHEAD: Final = BYTES_PER_SECOND / FRAMES_PER_SECOND
 
 
@@ -50,12 +52,33 @@ class _Patience:
             await trio.sleep(over / BYTES_PER_SECOND)
 
 
+class _Metered:
+    """An encrypted connection whose yamux frames are counted, also those that carry and ask for nothing."""
+
+    def __init__(self, secured: ISecureConn, patience: _Patience) -> None:
+        self._secured = secured
+        self._patience = patience
+        self._frames = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._secured, name)
+
+    async def read(self, n: int | None = None) -> bytes:
+        data = await self._secured.read(n)
+        if n == HEADER_SIZE:
+            await self._patience.take(int(FRAME_OVERHEAD))
+            self._frames += 1
+            if self._frames % TURN == 0:  # py-libp2p works a whole Noise message off without a pause
+                await trio.lowlevel.checkpoint()
+        return data
+
+
 class _Muxer(Yamux):
     """yamux with limits on what the other side makes it hold."""
 
     def __init__(self, secured: ISecureConn, peer: ID, is_initiator: bool) -> None:
-        super().__init__(secured, peer, is_initiator=is_initiator)
         self._patience = _Patience()
+        super().__init__(cast(ISecureConn, _Metered(secured, self._patience)), peer, is_initiator=is_initiator)
         self.read_on = trio.Event()
         self.left: dict[int, bytearray] = {}
 
@@ -67,7 +90,7 @@ class _Muxer(Yamux):
     async def _read_data_body(self, length: int) -> bytes:
         if length > MOST_PIECE:
             raise trio.TooSlowError  # the one error after which yamux ends the connection
-        await self._patience.take(length + int(FRAME_OVERHEAD))
+        await self._patience.take(length)
         while sum(map(len, self.stream_buffers.values())) > MOST_UNREAD:
             self.read_on = trio.Event()
             await self.read_on.wait()
@@ -91,6 +114,7 @@ class Wire:
         self._muxer = muxer
         self._stream: Any = None
         self._splitter = Splitter()
+        self._patience = _Patience()
         self._frames: deque[tuple[int, bytes]] = deque()
         self._queue: deque[bytes] = deque()
         self._unsent = 0
@@ -158,7 +182,11 @@ class Wire:
     async def frame(self) -> tuple[int, bytes]:
         """The next frame that comes. Raises BadFrame, and whatever py-libp2p raises at the end."""
         while not self._frames:
-            self._frames.extend(self._splitter.feed(await self._read()))
+            found = self._splitter.feed(await self._read())
+            self._frames.extend(found)
+            await self._patience.take(len(found) * int(FRAME_OVERHEAD))
+        if len(self._frames) % TURN == 0:
+            await trio.lowlevel.checkpoint()
         return self._frames.popleft()
 
     async def _read(self) -> bytes:
