@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from fastmirror.errors import NameInvalid
@@ -19,6 +20,7 @@ class ImageName(NamedTuple):
     reference: Reference | None
 
 
+@lru_cache(maxsize=65536)  # an index.json is read anew for each change: nearly all of its names were there before
 def image_name(text: str) -> ImageName | None:
     """Read ``[registry/]repository[:tag][@digest]`` by Docker's rules; None for what is no name of an image.
 
