@@ -98,12 +98,13 @@ def _load(config: str | None, given: dict[str, Any]) -> Loaded:
 def serve(supervise: bool, config: str | None, **given: Any) -> int:
     """Serve this node's images to its containerd and to other nodes."""
     settings = _load(config, given).settings
-    if supervise:
-        from fastmirror import supervisor
-        from fastmirror.observe import log
+    from fastmirror import supervisor
+    from fastmirror.observe import log
 
-        log.setup(settings.log.log_level)
+    log.setup(settings.log.log_level)
+    if supervise:
         return supervisor.supervise([argument for argument in sys.argv[1:] if argument != "--supervise"])
+    supervisor.remind((check.store(text).kind for text in settings.stores.store), os.environ)
     from fastmirror import daemon  # here, so that the other commands start without the server
 
     daemon.run(settings)

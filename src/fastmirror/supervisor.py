@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 log = logging.getLogger(__name__)
@@ -109,3 +109,14 @@ def _die_with_parent() -> None:
 def supervise(arguments: Sequence[str]) -> int:
     """Run ``fastmirror`` with these arguments in a process of its own, and keep it running; its exit code."""
     return Supervisor([sys.executable, "-P", "-m", "fastmirror", *arguments]).run()
+
+
+def remind(kinds: Iterable[str], environ: Mapping[str, str]) -> None:
+    """Log a warning if containerd's content is to be served and nobody would end this process if it got stuck."""
+    if "WATCHDOG_USEC" in environ or not {"containerd", "content"}.intersection(kinds):
+        return
+    log.warning(
+        "nobody ends this process if it gets stuck, and containerd before 2.3 would wait for it for ever: "
+        "serve with --supervise, or under systemd with WatchdogSec=5",
+        extra={"event": "daemon.unsupervised"},
+    )
