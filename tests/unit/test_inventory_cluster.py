@@ -13,6 +13,7 @@ from fastmirror.inventory import messages as m
 from fastmirror.inventory.card import Version
 from fastmirror.inventory.facts import Down, Send, Up
 from fastmirror.inventory.keys import KeySet
+from fastmirror.inventory.members import DOUBT_SECONDS, MAX_UNMET_KEYS
 from fastmirror.inventory.wire import HEADER
 from tests.kit.inventory_sim import Sim, SimNode, card_of, keys_of, sign_as
 
@@ -109,6 +110,24 @@ def test_invented_nodes_change_nothing_about_who_is_connected_to_whom(monkeypatc
     sim.run(20)
     assert len(node.inventory.members) == 211
     assert {node.number: set(node.inventory._by_owner) for node in sim.nodes.values()} == before
+    assert not sim.wrong()
+
+
+def test_nodes_that_nobody_finds_cost_bounded_memory_no_link_and_are_forgotten():
+    sim = joined(3, 64)
+    node = sim.nodes[0]
+    (number, pipe) = next(iter(node.pipes.items()))
+    keys = KeySet(range(60_000))
+    for fake in range(100):
+        owner = hashlib.sha256(b"fake %d" % fake).digest()
+        card = card_of(owner, 5000 + fake, 1)._replace(key_count=len(keys), root=keys.root).signed(sign_as(owner))
+        sim._arrive(pipe, node, number, m.Snapshot(card, keys).encode())
+    assert sum(len(member.keys) for member in node.inventory.members) <= MAX_UNMET_KEYS + 100
+    assert node.inventory.members.refused["room"] >= 30
+    assert number in node.inventory.links, "who passes on what there is no room for has done nothing wrong"
+    sim.run(DOUBT_SECONDS + 60)
+    assert all(len(node.inventory.members.live) == 2 for node in sim.nodes.values())
+    assert all(len(member.keys) < 100 for member in node.inventory.members)
     assert not sim.wrong()
 
 

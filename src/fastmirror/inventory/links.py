@@ -133,11 +133,11 @@ class Links:
             have = member.version
             if member.version == card.version:
                 self.members.revive(member, now)
-            elif member.version > card.version and not member.live:
+            if member.version >= card.version and not member.live:
                 self._send(link, m.Suspect(card.owner, member.version))  # its clock went back: it must overrule this
             if outbound and host:
                 self.members.met(card.owner, host, now)
-            self.members.doubt(member, False)
+            self.members.doubt(member, False, now)
         if have < card.version:
             self._send(link, m.Want(((card.owner, have),)))
         self._send(link, m.View(self._listed(), False))
@@ -196,7 +196,7 @@ class Links:
         member = self.members.not_met(owner, why, now)
         if owner in self._by_owner:
             if (linked := self.members.get(owner)) is not None:
-                self.members.doubt(linked, False)
+                self.members.doubt(linked, False, now)
         elif member is not None:
             self._lose(member, why, now)
         self._next_meetings(now)
@@ -204,7 +204,7 @@ class Links:
     def _next_meetings(self, now: float) -> None:
         self._soon(now)
         if not self._left:
-            self.members.begin_meetings(now)
+            self.members.go_on_meeting(now)
 
     # ---- small steps
 

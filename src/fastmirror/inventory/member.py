@@ -56,6 +56,7 @@ class Member:
     meet_at: float = 0.0
     failed_meets: int = 0
     offered: bool = False
+    doubted_at: float = 0.0
     doubted: bool = False  # it was not found where it says that it is, and is not linked
     adjacent: bool = False  # was linked to us: it is ours to look for it when it is lost
     dialling: bool = False

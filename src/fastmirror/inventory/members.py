@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import heapq
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +16,11 @@ from fastmirror.inventory.messages import Listed
 
 MAX_MEMBERS: Final = 8192
 MAX_UNMET: Final = 1024
+MAX_UNMET_KEYS: Final = 1 << 22
+"""Keys of all nodes that were not met yet: 32 MiB."""
+
 MAX_UNPROVED: Final = 64
+DOUBT_SECONDS: Final = 120.0
 MAX_PER_HOST: Final = 8
 """Nodes that are believed to be at one address: one machine cannot outvote a cluster."""
 
@@ -43,6 +46,9 @@ class Members:
         self._view: int | None = 0
         self._live: list[bytes] | None = []
         self._sound: list[bytes] | None = []
+        self._claimed = 0  # at least as many keys as unmet nodes have
+        self._due: list[Member] = []  # to be met, the next one last
+        self._meetings = 0
 
     def get(self, owner: bytes) -> Member | None:
         """What is known of a node."""
@@ -74,9 +80,15 @@ class Members:
             self._sound = proved if many else [member.card.owner for member in sound]
         return self._sound
 
-    def doubt(self, member: Member, doubted: bool) -> None:
+    def doubt(self, member: Member, doubted: bool, now: float) -> None:
         """Note whether a node is where it says that it is."""
+        if doubted is not member.doubted:
+            member.doubted_at = now
         member.doubted, self._sound = doubted, None
+
+    def invented(self, now: float) -> list[Member]:
+        """Nodes that were not found where they say that they are, for so long that they must be taken for gone."""
+        return [member for member in self if member.doubted and member.live and now - member.doubted_at > DOUBT_SECONDS]
 
     def view(self) -> int:
         """All live nodes and their versions as one number: two nodes that know the same have the same."""
@@ -110,7 +122,7 @@ class Members:
     def learn(self, card: Card, keys: KeySet, now: float, direct: bool) -> Member | None:
         """Take over a newer version; None if it is not believed (``refused`` says why)."""
         member = self._members.get(card.owner)
-        if member is None and not self._room(direct):
+        if (member is None or not member.host) and not self._room(direct, len(keys), member is None):
             self.refused["room"] += 1
             return None
         if not card.genuine(self._verify):
@@ -146,6 +158,9 @@ class Members:
         if not card.genuine(self._verify):
             self.refused["signature"] += 1
             return False
+        if add and not (member.host or member.adjacent or self._room(False, len(add), False)):
+            self.refused["room"] += 1
+            return False
         keys = member.keys.changed(add, drop) if add or drop else member.keys
         if keys.root != card.root:
             return False
@@ -159,23 +174,31 @@ class Members:
                 self._facts.append(Changed(card.owner, add, drop))
         return True
 
-    def _room(self, direct: bool) -> bool:
+    def _room(self, direct: bool, keys: int, new: bool) -> bool:
+        """Whether one more unmet node, or more keys of one, may be held."""
         if direct:
             return len(self._members) < MAX_MEMBERS + MAX_UNMET
-        count = len(self._members)
-        return count < MAX_UNMET or (count < MAX_MEMBERS and sum(not member.host for member in self) < MAX_UNMET)
+        self._claimed += keys
+        if len(self._members) < MAX_UNMET and self._claimed <= MAX_UNMET_KEYS:
+            return True  # without counting
+        unmet = [len(member.keys) for member in self if not member.host and member.state is State.LIVE]
+        self._claimed = sum(unmet) + keys
+        room = not new or (len(self._members) < MAX_MEMBERS and len(unmet) < MAX_UNMET)
+        return room and self._claimed <= MAX_UNMET_KEYS
 
     # ---- coming and going
 
     def revive(self, member: Member, now: float) -> None:
         """It is there after all: it answers on a connection."""
-        if member.state is State.LOST:
+        if member.state is State.LOST and member.keys.root == member.card.root:
             member.state, member.since = State.LIVE, now
             self._touch()
             self.offer(member)
 
     def lose(self, member: Member, state: State, why: str, now: float) -> None:
-        """It is gone; its keys are not found from now on."""
+        """It is gone; its keys are not found from now on. Those of one that was never met are not even kept."""
+        if not (member.host or member.adjacent):
+            member.keys = KeySet()
         self.losses += member.live and state is State.LOST
         member.state, member.since = state, now
         member.failure, member.failed_at = why, now
@@ -207,6 +230,7 @@ class Members:
         member = self._members.get(owner)
         if member is None:
             return
+        self._meetings -= member.meeting
         member.meeting = False
         if not member.live or host not in member.card.hosts or member.host == host:
             return
@@ -214,12 +238,12 @@ class Members:
             self.refused["crowd"] += 1
             member.failed_meets += 1
             member.meet_at = now + _MEET_BACKOFF[-1]
-            self.doubt(member, True)
+            self.doubt(member, True, now)
             return
         if member.host:
             self._retract(member, "moved")
         member.host, member.failed_meets = host, 0
-        self.doubt(member, False)
+        self.doubt(member, False, now)
         self.offer(member)
 
     def not_met(self, owner: bytes, why: str, now: float) -> Member | None:
@@ -227,25 +251,28 @@ class Members:
         member = self._members.get(owner)
         if member is None:
             return None
+        self._meetings -= member.meeting
         member.meeting = False
         member.failure, member.failed_at = why, now
         delay = _MEET_BACKOFF[min(member.failed_meets, len(_MEET_BACKOFF) - 1)]
         member.failed_meets += 1
         member.meet_at = now + delay * self._dice.uniform(0.8, 1.2)
         if not member.host:
-            self.doubt(member, True)
+            self.doubt(member, True, now)
         return member if member.host and member.live else None
 
     def begin_meetings(self, now: float) -> None:
         """Ask for meetings with live nodes that were not met yet, a few at a time, those that failed before last."""
-        free = MEETINGS - sum(member.meeting for member in self)
-        if free <= 0:
-            return
         due = [m for m in self if not m.host and m.state is State.LIVE and not m.meeting and now >= m.meet_at]
-        for member in heapq.nsmallest(2 * MEETINGS, due, key=lambda member: member.failed_meets):
-            if free <= 0:
-                return
-            free -= self.meet(member, now)
+        self._due = sorted(due, key=lambda member: -member.failed_meets)
+        self.go_on_meeting(now)
+
+    def go_on_meeting(self, now: float) -> None:
+        """Ask for the next meetings, if some have ended."""
+        while self._due and self._meetings < MEETINGS:
+            member = self._due.pop()
+            if not member.host and member.live and not member.meeting:
+                self.meet(member, now)
 
     def meet(self, member: Member, now: float) -> bool:
         """Ask for a meeting with one node; False if it has no address that may be dialled."""
@@ -254,6 +281,7 @@ class Members:
             self.not_met(member.owner, "no address that may be dialled (--peer-cidr)", now)
             return False
         member.meeting = True
+        self._meetings += 1
         self._facts.append(Meet(member.owner, hosts, member.card.router_port))
         return True
 

@@ -103,7 +103,8 @@ class Inventory(Topology):
         known = member is not None and member.live
         member = self.members.learn(card, keys, now, direct)
         if member is None:
-            self._turn_out(link, "what it passes on is not genuine", now)
+            if not card.genuine(self._verify):  # else there was no room for it, which is not this link's fault
+                self._turn_out(link, "what it passes on is not genuine", now)
             return
         if direct:
             member.adjacent = True

@@ -27,6 +27,8 @@ class Topology(Giving):
     def _step(self, now: float) -> None:
         self._step_at = now + STEP_SECONDS * self._dice.uniform(0.9, 1.1)
         self.members.forget(now)
+        for member in self.members.invented(now):
+            self._lose(member, "never found where it says that it is", now)
         self._wanted = {owner: asked for owner, asked in self._wanted.items() if now < asked[1]}
         sound = self.members.sound
         full = {owner for owner in sound if (one := self.members.get(owner)) and one.full_until > now}
