@@ -18,6 +18,10 @@ class StartFailed(FastmirrorError):
     """The daemon cannot begin: a port is taken, a directory cannot be written. The text names the setting."""
 
 
+class CertsError(FastmirrorError):
+    """A certs.d directory cannot be read or written, or its record is damaged; the text names the path and why."""
+
+
 class StoreError(FastmirrorError):
     """Local content cannot be used. Raised by stores, shown by ``cli`` at start, answered 404 while serving."""
 

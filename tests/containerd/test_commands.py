@@ -113,6 +113,12 @@ class TestConfigure:
         assert os.listdir(shared.certs) == []
 
     @pytest.mark.any_generation
+    def test_a_list_of_directories_is_refused(self, shared: Containerd) -> None:
+        done = fastmirror("configure", "--certs-dir", f"{shared.certs}:/etc/docker/certs.d", "--dry-run")
+        assert done.returncode == 2
+        assert "expected one directory" in done.stderr
+
+    @pytest.mark.any_generation
     def test_a_port_that_says_nothing_is_refused(self, shared: Containerd) -> None:
         with socket.create_server(("127.0.0.1", 0)) as silent:
             address = f"http://127.0.0.1:{silent.getsockname()[1]}"

@@ -13,7 +13,7 @@ import pytest
 
 from fastmirror.containerd.certs import RECORD, CertsDirectory
 from fastmirror.containerd.configure import give_back, write
-from fastmirror.errors import ConfigError
+from fastmirror.errors import CertsError
 from tests.kit.waiting import eventually
 from tests.unit.test_certs_directory import TREE, URL, Tree, remarks, wanted
 
@@ -110,11 +110,24 @@ def test_a_full_disk_changes_nothing_that_is_not_in_the_record(tmp_path, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr("fastmirror.containerd.certs.os.fsync", full)
-        with pytest.raises(ConfigError, match=r"new.example/hosts.toml cannot be written: No space left"):
+        with pytest.raises(CertsError, match=r"new.example/hosts.toml cannot be written: No space left"):
             write(tmp_path, wanted("new.example"))
     assert not (tmp_path / "new.example").exists(), "an empty directory would hide _default"
     give_back(tmp_path)
     assert tree.state() == before
+
+
+def test_cleanup_removes_what_is_ours_from_a_full_disk(tmp_path, monkeypatch):
+    certs = tmp_path / "certs.d"
+    write(certs, wanted("docker.io", "new.example"))
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fastmirror.containerd.certs._write", full)
+        assert give_back(certs).remarks == []
+    assert not certs.exists()
 
 
 def test_a_directory_that_a_cleanup_took_away_meanwhile_is_made_again(tmp_path):
@@ -165,6 +178,6 @@ def test_a_damaged_record_is_told_and_nothing_is_changed(tmp_path, content):
     tree = Tree(tmp_path, TREE)
     (tmp_path / RECORD).write_bytes(content)
     before = tree.state()
-    with pytest.raises(ConfigError, match="is damaged"):
+    with pytest.raises(CertsError, match="is damaged"):
         write(tmp_path, wanted("docker.io"))
     assert tree.state() == before

@@ -18,7 +18,7 @@ import msgspec
 
 from fastmirror.containerd.hosts import FILE
 from fastmirror.containerd.plan import KEPT_SUFFIX, FileState, Found, Plan, Record, Remark, Step
-from fastmirror.errors import ConfigError
+from fastmirror.errors import CertsError
 
 RECORD: Final = ".fastmirror-record.json"  # containerd looks for directories named after registries only
 _MAX_BYTES: Final = 1 << 20
@@ -36,7 +36,7 @@ _decoder = msgspec.json.Decoder(_Ledger)
 
 
 class CertsDirectory:
-    """One certs.d. Every method raises ConfigError that names the path when the system refuses."""
+    """One certs.d. Every method raises CertsError that names the path when the system refuses."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -119,7 +119,7 @@ class CertsDirectory:
         except OSError as error:
             raise self._refused(path, "read", error) from error
         except msgspec.DecodeError as error:
-            raise ConfigError(f"certs-dir: {path} is damaged ({error}); what was before is base64 text in it") from None
+            raise CertsError(f"certs-dir: {path} is damaged ({error}); what was before is base64 text in it") from None
         self._made = self._made or ledger.made
         return ledger.entries
 
@@ -130,7 +130,8 @@ class CertsDirectory:
         """
         if not plan.steps and plan.record == before:
             return
-        self._save({**before, **plan.record})
+        if not plan.record.items() <= before.items():  # giving back needs no room on a full disk
+            self._save({**before, **plan.record})
         for step in plan.steps:
             try:
                 owned = self._take(step)
@@ -174,8 +175,8 @@ class CertsDirectory:
         except OSError as error:
             raise self._refused(path, "written", error) from error
 
-    def _refused(self, path: Path, what: str, error: OSError) -> ConfigError:
-        return ConfigError(f"certs-dir: {path} cannot be {what}: {error.strerror}")
+    def _refused(self, path: Path, what: str, error: OSError) -> CertsError:
+        return CertsError(f"certs-dir: {path} cannot be {what}: {error.strerror}")
 
 
 def _foreign(path: str, state: FileState, *, restored: bool) -> Remark:

@@ -48,6 +48,8 @@ def configure(certs_dir: str, show_diff: bool, dry_run: bool, watch: bool, **giv
     from fastmirror.containerd.configure import check_mirror, preview, write
 
     wanted = _wanted(**given)  # type: ignore[arg-type]
+    if ":" in certs_dir:
+        raise ConfigError(f"certs-dir: expected one directory, not the list {certs_dir!r}")
     certs = Path(certs_dir)
     if dry_run or show_diff:
         plan, difference = preview(certs, wanted)

@@ -11,7 +11,7 @@ from typing import Final
 from fastmirror.containerd.certs import CertsDirectory, diff
 from fastmirror.containerd.plan import Plan, Remark, Wanted, cleanup, configure
 from fastmirror.containerd.probe import Answer, Kind, probe
-from fastmirror.errors import ConfigError, FastmirrorError
+from fastmirror.errors import CertsError, FastmirrorError
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def check_mirror(url: str) -> str:
 
 
 def write(certs: Path, wanted: Wanted) -> Plan:
-    """Configure; what was done is in the plan. Raises ConfigError."""
+    """Configure; what was done is in the plan. Raises CertsError."""
     directory = CertsDirectory(certs)
     with directory.locked():
         record = directory.record()
@@ -42,7 +42,7 @@ def write(certs: Path, wanted: Wanted) -> Plan:
 
 
 def give_back(certs: Path) -> Plan:
-    """Clean up; a directory that is not there has nothing to give back. Raises ConfigError."""
+    """Clean up; a directory that is not there has nothing to give back. Raises CertsError."""
     if not certs.is_dir():
         return Plan([], {}, [])
     directory = CertsDirectory(certs)
@@ -94,7 +94,7 @@ class Keeper:
                 self._tell(write(self._certs, self._wanted))
             elif self._bad >= STUCK_PROBES:
                 self._tell(give_back(self._certs))
-        except ConfigError as error:
+        except CertsError as error:
             log.error("%s", error, extra={"event": "configure.write_failed"})
 
     def _tell(self, plan: Plan) -> None:

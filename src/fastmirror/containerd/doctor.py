@@ -16,7 +16,7 @@ from fastmirror.containerd.client import Client
 from fastmirror.containerd.findings import Finding, Outcome
 from fastmirror.containerd.frames import ContentRecord
 from fastmirror.containerd.probe import probe
-from fastmirror.errors import ConfigError, StoreError
+from fastmirror.errors import CertsError, StoreError
 
 USUAL_SOCKET: Final = "/run/containerd/containerd.sock"
 
@@ -114,7 +114,7 @@ async def _ask_containerd(
 def _look_at_certs(questions: Questions) -> list[Finding]:
     try:
         found = CertsDirectory(questions.certs_dir).find()
-    except ConfigError as error:
+    except CertsError as error:
         why = "whether containerd asks the mirror is written there"
         return [Finding("hosts.toml", Outcome.UNSEEN, str(error), why, "run as a user who may read it")]
     return findings.judge_hosts(found, questions.mirror, questions.registries)

@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 from fastmirror.config.check import Address
 from fastmirror.containerd.configure import give_back
 from fastmirror.containerd.probe import Answer, Kind, probe
-from fastmirror.errors import ConfigError, FastmirrorError
+from fastmirror.errors import CertsError, ConfigError, FastmirrorError
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def leave(certs: Path, mirror: str, state: State, stop: threading.Event, ask: Ca
 def _give_back(certs: Path, state: State) -> bool:
     try:
         plan = give_back(certs)
-    except (ConfigError, OSError) as error:
+    except (CertsError, OSError) as error:
         if state.why != str(error):
             log.error("%s", error, extra={"event": "cleanup.failed"})
         state.why = str(error)
