@@ -56,7 +56,7 @@ def test_a_flipped_bit_on_the_holders_disk_is_not_passed_on(
 def test_a_manifest_of_almost_four_mebibytes(nodes: Pair, client: str, generation: Generation) -> None:
     seed = f"{client}/{generation}"
     notes = {f"test.note.{number}": "x" * 10_000 for number in range(380)}
-    image = make_image(f"registry.test/large/{client}:1", seed=seed, annotations=notes)
+    image = make_image(f"registry.test/large/{client}:{generation}", seed=seed, annotations=notes)
     assert len(image.manifest) > 3_800_000
     nodes.hold(image)
     nodes.origin.off()
