@@ -14,6 +14,7 @@ cdef extern from "wire.h" nogil:
     ssize_t wire_sendfile(int fd, int file, off_t offset, size_t count)
     bint wire_would_block(int file, off_t start, off_t stop)
     void wire_notsent_lowat(int fd, int bytes)
+    void wire_cork(int fd, bint on)
 
 
 cdef enum:
@@ -21,6 +22,7 @@ cdef enum:
     SHARED_TURN = 2097152        # the same when only bodies are sent, by several connections
     LONE_TURN = 8388608          # the same when one connection alone sends: what the loop may be away for a fast reader
     LOOK = 1048576               # bytes that are looked at together, to see whether they are in memory
+    CORK_FROM = 24               # bodies at a time from which each is corked: docs/decisions/0002
     RANGE_LOWAT = 131072         # unsent bytes the kernel may hold for a range: its reader often leaves early
 
 
@@ -41,11 +43,17 @@ cdef class Sender(Link):
         if ranged != self.lowat:
             self.lowat = ranged
             wire_notsent_lowat(self.fd, RANGE_LOWAT if ranged else 0)
+        if self.endpoint.pace.sending >= CORK_FROM and body.available(start) >= stop - start:
+            self.corked = True
+            wire_cork(self.fd, True)
         return body.available(start) > 0
 
     cdef void put_down(self):
         body, self.body = self.body, None
         self.parked = False
+        if self.corked:    # what is left of the last segment leaves now, and small replies after it are not held back
+            self.corked = False
+            wire_cork(self.fd, False)
         if body is not None:
             self.endpoint.pace.sending -= 1
             body.close()

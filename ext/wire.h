@@ -80,6 +80,11 @@ static inline void wire_notsent_lowat(int fd, int bytes) {
   setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &bytes, sizeof bytes);
 }
 
+/* While on, only whole segments leave, but for a pause of 200 ms: TCP_CORK, tcp(7). Off sends the rest. */
+static inline void wire_cork(int fd, int on) {
+  setsockopt(fd, IPPROTO_TCP, TCP_CORK, &on, sizeof on);
+}
+
 /* Seconds of CLOCK_MONOTONIC, clock_gettime(2). */
 static inline double wire_clock(void) {
   struct timespec now;

@@ -311,6 +311,51 @@ async def test_a_reset_that_comes_with_half_a_request_ends_the_connection_at_onc
     assert rig.endpoint.stats.clients_left == 0, "nothing was being answered"
 
 
+def corked(rig: Rig, client: socket.socket) -> bool:
+    with socket.fromfd(rig.served[client], socket.AF_INET, socket.SOCK_STREAM) as served:
+        return bool(served.getsockopt(socket.IPPROTO_TCP, socket.TCP_CORK))
+
+
+async def test_bodies_are_corked_while_many_are_sent_and_never_afterwards(rig: Rig) -> None:
+    content = os.urandom(6 << 20)
+    files: list[File] = []
+
+    def answer(request: Request) -> Reply:
+        files.append(File(content))
+        return file_reply(files[-1])
+
+    rig.answer = answer
+    clients = [rig.connect(receive_buffer=8192)[0] for _ in range(30)]
+    for client in clients:
+        await rig.send(client, GET)
+        await rig.read_head(client)
+    assert not corked(rig, clients[0])
+    assert corked(rig, clients[-1]) == (rig.pace.sending == 30), "what native threads send is not counted"
+    received = await asyncio.gather(*(rig.read(client, len(content)) for client in clients))
+    assert received == [content] * 30
+    for file in files:
+        await file.closed.wait()
+    assert not any(corked(rig, client) for client in clients)
+
+
+async def test_a_body_that_still_grows_is_not_corked(rig: Rig) -> None:
+    content = os.urandom(6 << 20)
+    rig.answer = lambda request: file_reply(File(content))
+    clients = [rig.connect(receive_buffer=8192)[0] for _ in range(30)]
+    for client in clients:
+        await rig.send(client, GET)
+        await rig.read_head(client)
+    growing = File(content, ready=1000)
+    rig.answer = lambda request: file_reply(growing)
+    client, _ = rig.connect()
+    await rig.send(client, GET)
+    await rig.read_head(client)
+    assert await rig.read(client, 1000) == content[:1000], "what is there does not wait for more"
+    assert not corked(rig, client)
+    growing.move(len(content))
+    assert await rig.read(client, len(content) - 1000) == content[1000:]
+
+
 def test_refusal_carries_what_it_was_made_of() -> None:
     refusal = Refusal(405, "only GET and HEAD", False)
     assert (refusal.status, refusal.message, refusal.close) == (405, "only GET and HEAD", False)

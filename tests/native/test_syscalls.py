@@ -107,7 +107,7 @@ def test_a_large_hit_adds_sendfile_the_events_its_file_and_a_look_whether_it_is_
     assert 0 < calls.pop("preadv2") <= times * (len(LARGE) / LOOKED_AT + len(LARGE) / (1 << 20))
     assert sum(calls.pop(name, 0) for name in EVENTS) <= 1.5 * turns + 10 * times
     for name in ("openat", "newfstatat", "close"):  # some more: the store looks at its directories now and then
-        assert times <= calls.pop(name) <= times + 20, name
+        assert times - 1 <= calls.pop(name) <= times + 20, name
     calls.pop("pread64", None)  # what was served is compared with its digest once, by a thread, a second later
     assert set(calls) <= OTHERS | {"fcntl"}, calls
 

@@ -16,6 +16,7 @@ cdef class Sender(Link):
     cdef object body
     cdef int body_fd
     cdef bint parked
+    cdef bint corked
     cdef bint lowat
     cdef long long start
     cdef long long pos
