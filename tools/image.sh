@@ -35,10 +35,11 @@ trap 'rm -rf "$store"' EXIT
 build() { buildah --root "$store/root" --runroot "$store/run" --storage-driver vfs "$@"; }
 
 # What the build stage starts from, and what pip would download; kept until what they are made of changes.
-base=$cache/base-$(sed -n '/apt-get -qq install/,/ca-certificates/p' deploy/image/build.sh | sha256sum | cut -c1-12).tar
-if [ ! -s "$base" ]; then
+base=$cache/base-$(sed -n '/apt-get -qq install/,/ca-certificates/p' deploy/image/build.sh | sha256sum | cut -c1-12)
+if [ ! -d "$base" ]; then
     packages=$(sed -n '/apt-get -qq install/{n;s/ \{1,\}/,/g;s/^,//;p}' deploy/image/build.sh)
-    mmdebstrap --quiet --variant=minbase --mode=root --include="$packages" bookworm "$base.new"
+    rm -rf "$base.new"
+    mmdebstrap --quiet --variant=minbase --mode=root --format=directory --include="$packages" bookworm "$base.new"
     mv "$base.new" "$base"
 fi
 wheels=$cache/wheels-$(cat deploy/image/*requirements.txt | sha256sum | cut -c1-12)

@@ -19,6 +19,7 @@ check python -m mypy.stubtest $(ls ext/*.pyx | sed 's#ext/\(.*\).pyx#fastmirror.
 check lint-imports --no-logo
 check codespell
 check python -m tools.gendocs --check
+check python -m tools.gendeploy --check
 
 [ -z "$failed" ] && exit 0
 echo "failed:$failed" >&2

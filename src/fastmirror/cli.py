@@ -252,7 +252,7 @@ fastmirror.add_command(commands.cleanup)
 @click.option("--mirror", metavar="URL", help="Where containerd is sent. [default: http:// and --registry-addr]")
 @click.option("--registry", "registries", metavar="HOST", multiple=True, help="Look at this registry too (repeatable).")
 @click.option("--probe", is_flag=True, help="Let CRI pull a name that cannot exist, to see which hosts.toml it reads.")
-@settings_options("store", "containerd_namespace", "registry_addr", "peer_addr", "peers")
+@settings_options("store", "containerd_namespace", "registry_addr", "peer_addr", "peers", "admin_addr", "bootstrap")
 @_format_option
 def doctor(config: str | None, output: str, **given: Any) -> int:
     """Look for what keeps containerd and this node's mirror from working together.
@@ -261,8 +261,14 @@ def doctor(config: str | None, output: str, **given: Any) -> int:
     """
     own = {name: given.pop(name) for name in ("certs_dir", "containerd_config", "mirror", "registries", "probe")}
     settings = _load(config, given).settings
-    from fastmirror.containerd import doctor, findings  # here: grpc costs other commands time and memory
+    from fastmirror import peers as known  # here, both: http.client and grpc cost other commands time and memory
+    from fastmirror.containerd import doctor, findings
 
+    if settings.router.joins:
+        try:
+            own["nodes"] = tuple(known.ask(check.address(settings.serve.admin_addr)))
+        except known.PeersUnknown as error:
+            own["nodes"] = str(error)
     made = doctor.run(doctor.questions(settings, **own))
     if output == "json":
         click.echo(doctor.to_json(made))

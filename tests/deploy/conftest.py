@@ -1,4 +1,4 @@
-"""The image as `make image` builds it, opened."""
+"""The image as `make image` builds it, opened; and Helm."""
 
 from __future__ import annotations
 
@@ -10,8 +10,15 @@ from pathlib import Path
 import pytest
 
 from tests.kit.built import Built, build_image
+from tools.gendeploy import render
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def helm() -> None:
+    """Let Helm's library, which is Go's, open what it keeps until the end."""
+    assert list(render({"image": {"repository": "registry.example/fastmirror"}}))
 
 
 @pytest.fixture(scope="session")

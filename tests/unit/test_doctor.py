@@ -20,6 +20,7 @@ from fastmirror.containerd.findings import (
     judge_fetch_buffer,
     judge_hosts,
     judge_mirror,
+    judge_nodes,
     judge_peer_listener,
     judge_peers,
     judge_probe,
@@ -29,6 +30,7 @@ from fastmirror.containerd.findings import (
 from fastmirror.containerd.hosts import block
 from fastmirror.containerd.plan import FileState, Found
 from fastmirror.containerd.probe import Answer, Kind
+from fastmirror.inventory.bridge import PeerRow
 
 URL = "http://127.0.0.1:5000"
 CERTS = "/etc/containerd/certs.d"
@@ -206,3 +208,17 @@ def test_the_text_has_what_why_and_mend():
         "           why:  reason",
         "           mend: remedy",
     ]
+
+
+def node(state: str, failure: str = "") -> PeerRow:
+    trip = 0.0012 if state == "live" else None
+    return PeerRow("12D3", "node-b", "", "10.0.0.2:5001", state, "", trip, 3, 1.0, failure, None)
+
+
+def test_nodes_that_the_router_knows_are_judged_by_their_state() -> None:
+    live, lost, left = judge_nodes([node("live"), node("lost", "connect timeout"), node("left")])
+    assert (live.outcome, live.what) == (FINE, "10.0.0.2:5001 is live, 1.2 ms away")
+    assert (lost.outcome, lost.what) == (PROBLEM, "10.0.0.2:5001 is lost: connect timeout")
+    assert left.outcome is Outcome.NOTE
+    assert [finding.outcome for finding in judge_nodes([])] == [PROBLEM]
+    assert [finding.what for finding in judge_nodes("no node answers")] == ["no node answers"]

@@ -17,6 +17,7 @@ from fastmirror.containerd.findings import Finding, Outcome
 from fastmirror.containerd.frames import ContentRecord
 from fastmirror.containerd.probe import probe
 from fastmirror.errors import CertsError, StoreError
+from fastmirror.inventory.bridge import PeerRow
 
 USUAL_SOCKET: Final = "/run/containerd/containerd.sock"
 
@@ -33,6 +34,7 @@ class Questions(NamedTuple):
     namespace: str = "k8s.io"
     registries: tuple[str, ...] = ()
     peers: tuple[str, ...] = ()
+    nodes: tuple[PeerRow, ...] | str | None = None  # what the router knows, or why that is not known
     pull: bool = False
 
 
@@ -55,6 +57,7 @@ def questions(settings: Settings, **given: Any) -> Questions:
         namespace=settings.stores.containerd_namespace,
         registries=tuple(hosts.target(name).registry for name in given["registries"]),
         peers=settings.fetch.peers,
+        nodes=given.get("nodes"),
         pull=given["probe"],
     )
 
@@ -86,6 +89,9 @@ async def examine(questions: Questions) -> list[Finding]:
     made.append(findings.judge_mirror(questions.mirror, probe(questions.mirror), __version__))
     made.append(findings.judge_served(look.look_at_served(questions.mirror, listed)))
     made.append(findings.judge_peer_listener(questions.peer_addr, probe(_url(questions.peer_addr))))
+    if questions.nodes is not None:
+        made += findings.judge_nodes(questions.nodes)
+        return made
     made += findings.judge_peers({peer: probe(f"http://{peer}") for peer in questions.peers})
     return made
 

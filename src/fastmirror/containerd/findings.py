@@ -6,7 +6,7 @@ Each finding says what is so, why it matters, and how to mend it; what could not
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Final, NamedTuple
 
@@ -16,6 +16,7 @@ from fastmirror.containerd import hosts
 from fastmirror.containerd.hosts import CannotPrepend
 from fastmirror.containerd.plan import Found
 from fastmirror.containerd.probe import Answer, Kind
+from fastmirror.inventory.bridge import PeerRow
 
 
 class Outcome(Enum):
@@ -230,6 +231,29 @@ def judge_peers(answers: Mapping[str, Answer]) -> list[Finding]:
             continue
         mend = "is fastmirror running there, does it listen on that address, does a firewall drop the port?"
         findings.append(Finding(check, Outcome.PROBLEM, str(answer), "its content cannot be fetched", mend))
+    return findings
+
+
+def judge_nodes(nodes: Sequence[PeerRow] | str) -> list[Finding]:
+    """Whether the router has found other nodes and reaches them. A text is why that cannot be seen."""
+    why = "content that only other nodes have comes from the registry"
+    if isinstance(nodes, str):
+        return [Finding("peers", Outcome.UNSEEN, nodes, why, "run it where --admin-addr of the running node answers")]
+    if not nodes:
+        mend = "is this the only node? else look at --bootstrap, and whether the router's port is open between nodes"
+        return [Finding("peers", Outcome.PROBLEM, "the router has found no other node", why, mend)]
+    findings = []
+    for node in nodes:
+        check = f"peer {node.name or node.address}"
+        if node.state == "live":
+            trip = "" if node.round_trip is None else f", {node.round_trip * 1000:.1f} ms away"
+            findings.append(Finding(check, Outcome.FINE, f"{node.address} is live{trip}"))
+        elif node.state == "left":
+            findings.append(Finding(check, Outcome.NOTE, f"{node.address} has left", "it was stopped", ""))
+        else:
+            what = f"{node.address} is {node.state}" + (f": {node.failure}" if node.failure else "")
+            mend = "is fastmirror running there, and are its router's and peer's ports open between the nodes?"
+            findings.append(Finding(check, Outcome.PROBLEM, what, why, mend))
     return findings
 
 
