@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fastmirror.errors import NameInvalid
+from fastmirror.errors import NameInvalid, NotOffered
 from fastmirror.oci.pull import parse_pull
 
 BLOB = "/v2/team/app/blobs/sha256:" + "ab" * 32
@@ -13,6 +13,11 @@ BLOB = "/v2/team/app/blobs/sha256:" + "ab" * 32
 @pytest.mark.parametrize("authority", ["mirror", "mirror:5000", "10.0.0.1:80", "[::1]:5000", "MIRROR.local"])
 def test_absolute_form_means_its_path(authority: str) -> None:
     assert parse_pull(f"http://{authority}{BLOB}?ns=reg.example") == parse_pull(f"{BLOB}?ns=reg.example")
+
+
+def test_query_of_an_absolute_form_without_a_path_is_no_path() -> None:
+    with pytest.raises(NotOffered):
+        parse_pull(f"http://mirror?x{BLOB}")
 
 
 @pytest.mark.parametrize(

@@ -78,10 +78,11 @@ def _path(target: str) -> str:
     scheme, separator, rest = target.partition("://")
     if not separator or scheme.lower() not in ("http", "https"):
         raise NameInvalid("request target is neither a path nor an absolute http URL", target[:160])
-    authority, slash, _ = rest.partition("/")
-    if not is_host(authority.partition("?")[0]):
+    authority = rest.partition("?")[0].partition("/")[0]
+    if not is_host(authority):
         raise NameInvalid("request target names no host with an optional port up to 65535", target[:160])
-    return rest[len(authority) :] if slash else "/"
+    path = rest[len(authority) :]
+    return path if path.startswith("/") else f"/{path}"
 
 
 def parse_pull(target: str, default_registry: str = "") -> Pull:
