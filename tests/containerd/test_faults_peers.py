@@ -98,7 +98,7 @@ def test_the_origin_goes_on_where_the_only_peer_broke(
     assert pulled.seconds < 30
     if fault not in NEEDS_THE_ORIGIN:  # a liar is asked for nothing more
         assert {asked.reference for asked in nodes.origin.asked() if asked.sent} <= {large}
-    if fault == "stalled":  # containerd goes on at the byte where the mirror had to end; who only breaks off is asked on
+    if fault == "stalled":  # containerd goes on at the byte where the mirror had to end
         (rest,) = [asked for asked in nodes.origin.asked() if asked.sent]
         assert 0 < rest.start <= HALF
         assert rest.start + rest.sent == len(image.blobs[large])

@@ -103,8 +103,6 @@ def test_one_request_at_a_time_finds_out_whether_a_peer_is_back():
 def test_a_probe_in_the_background_comes_before_a_request_that_somebody_waits_for():
     book = PeerBook()
     book.note(A, PeerOutcome.UNREACHABLE, 0.0)
-    assert book.due(0.0) == [A]
-    book.note(A, PeerOutcome.UNREACHABLE, 0.001)
     assert book.due(BACKOFF_SECONDS - PROBE_LEAD_SECONDS - 0.01) == []
     assert book.due(BACKOFF_SECONDS - PROBE_LEAD_SECONDS) == [A]
     assert book.due(BACKOFF_SECONDS - PROBE_LEAD_SECONDS) == [], "each probe is given out once"
@@ -126,7 +124,7 @@ def test_one_that_was_only_late_is_back_as_soon_as_it_answers():
     book = PeerBook()
     told: list[str] = []
     book.opened = lambda: told.append("opened")
-    book.note(A, PeerOutcome.STALLED, 0.2)
+    book.note(A, PeerOutcome.STALLED, 0.2, body=False)
     assert told == ["opened"]
     assert book.due(0.2) == [A], "it is asked at once whether it is there"
     assert book.due(0.2) == []
@@ -137,11 +135,18 @@ def test_one_that_was_only_late_is_back_as_soon_as_it_answers():
 @pytest.mark.parametrize("seconds", [0.0, 1.0])
 def test_a_first_probe_that_fails_makes_the_backoff_no_longer(seconds: float):
     book = PeerBook()
-    book.note(A, PeerOutcome.STALLED, 0.0)
+    book.note(A, PeerOutcome.STALLED, 0.0, body=False)
     assert book.due(0.0) == [A]
-    book.note(A, PeerOutcome.STALLED, seconds)
+    book.note(A, PeerOutcome.STALLED, seconds, body=False)
     assert book.would_admit(A, BACKOFF_SECONDS)
     assert book.due(max(seconds, BACKOFF_SECONDS - PROBE_LEAD_SECONDS)) == [A]
+
+
+def test_one_that_stalled_in_a_body_is_not_back_because_it_answers_a_probe_at_once():
+    book = PeerBook()
+    book.note(A, PeerOutcome.STALLED, 0.0)
+    assert book.due(0.0) == []
+    assert book.due(BACKOFF_SECONDS - PROBE_LEAD_SECONDS) == [A]
 
 
 def test_the_backoff_doubles_with_each_failed_probe_up_to_its_bound():

@@ -93,7 +93,7 @@ class PeerBook:
         """Remember how a request to ``peer`` ended; ``body`` if it was for content, not only whether it is there.
 
         Only content that came through makes up for earlier failures: a peer may answer every HEAD and stall in every
-        body.
+        body. So who was late with content is probed late in its backoff, who was late with a HEAD at once.
         """
         self.outcomes[outcome] += 1
         record = self._record(peer)
@@ -104,11 +104,11 @@ class PeerBook:
             record.quarantined_until = now + QUARANTINE_SECONDS
             record.faulted = True
         elif verdict is Verdict.OPEN:
-            self._open(peer, record, now)
+            self._open(peer, record, now, early=not body)
         elif verdict is Verdict.COUNT:
             record.failures += 1
             if record.failures >= FAILURES:
-                self._open(peer, record, now)
+                self._open(peer, record, now, early=not body)
         elif outcome is not PeerOutcome.LEFT:
             self._answered(peer, record, verdict, now, body)
 
@@ -121,13 +121,13 @@ class PeerBook:
         elif verdict is Verdict.CREDIT and body:
             record.failures = record.trips = 0
 
-    def _open(self, peer: Peer, record: _Record, now: float) -> None:
+    def _open(self, peer: Peer, record: _Record, now: float, *, early: bool) -> None:
         if now - record.failed_at > FORGIVE_SECONDS:
             record.trips = 0
         record.failed_at = now
         record.failures = 0
         if not record.open_until:
-            record.early = True
+            record.early = early
             record.trips += 1
         elif record.early and record.probe_until:  # the early probe failed: it is as if there had been none
             record.early = False
