@@ -71,16 +71,16 @@ class Sample:
         return self.foreign_cpu_seconds / self.seconds
 
 
-def build(work: Path) -> Path:
+def build(work: Path, source: Path = SOURCE) -> Path:
     """The compiled generator below ``work``; compiled again when the source is newer. Raises LoadFailed."""
-    binary = work / "loadgen"
-    if binary.exists() and binary.stat().st_mtime > SOURCE.stat().st_mtime:
+    binary = work / source.stem
+    if binary.exists() and binary.stat().st_mtime > source.stat().st_mtime:
         return binary
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         raise LoadFailed("no C compiler (cc or gcc) in PATH: install one to run the benchmarks")
     work.mkdir(parents=True, exist_ok=True)
-    subprocess.run([compiler, "-O2", "-Wall", "-Wextra", "-o", str(binary), str(SOURCE)], check=True)
+    subprocess.run([compiler, "-O2", "-Wall", "-Wextra", "-o", str(binary), str(source)], check=True)
     return binary
 
 

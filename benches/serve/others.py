@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benches.serve import machine
+from benches.serve import loadgen, machine
 from benches.serve.contenders import HOST, START_SECONDS, StartFailed, answers, free_port, running, until
 from benches.serve.content import BLOB_SIZES, REPOSITORY, Content
 from benches.serve.loadgen import Target
@@ -28,6 +28,17 @@ storage:
   redirect: {{disable: true}}
 http: {{addr: "{host}:{port}"}}
 """
+
+
+@contextmanager
+def bound(content: Content, work: Path, cpu: int) -> Iterator[Target]:
+    """The least that can serve files, in C (bound.c): not a server, but what one can hope to come near."""
+    binary = loadgen.build(work, Path(__file__).with_name("bound.c"))
+    port = free_port()
+    log = work / "bound.log"
+    with running(machine.pinned([str(binary), str(content.root), str(port)], cpu), log) as started:
+        until(started, log, lambda: answers(port))
+        yield Target(HOST, port, machine.process_tree(started.pid), log.stem)
 
 
 def registry_version() -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-COLOURS = ("#0b6e4f", "#1f77b4", "#7fb3d8", "#17becf", "#d62728", "#9467bd", "#ff7f0e")
+COLOURS = ("#0b6e4f", "#1f77b4", "#7fb3d8", "#17becf", "#d62728", "#9467bd", "#ff7f0e", "#7f7f7f")
 WIDTH, LEFT, RIGHT, BAR, GAP, TOP = 860, 210, 90, 11, 14, 64
 FONT = 'font-family="sans-serif" font-size="11"'
 

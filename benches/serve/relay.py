@@ -22,8 +22,12 @@ class RelayFailed(Exception):
 def _check(target: Target, item: Item) -> None:
     hasher = hashlib.sha256()
     with urllib.request.urlopen(f"http://{target.host}:{target.port}{item.path}", timeout=SECONDS) as answer:
+        got = 0
         while piece := answer.read(MIB):
             hasher.update(piece)
+            got += len(piece)
+    if got != item.size:
+        raise RelayFailed(f"the relay ended {item.digest} after {got} of {item.size} bytes")
     if f"sha256:{hasher.hexdigest()}" != item.digest:
         raise RelayFailed(f"{item.digest} came through the relay as sha256:{hasher.hexdigest()}")
 

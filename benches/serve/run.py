@@ -6,8 +6,8 @@ import argparse
 import datetime as dt
 import json
 import sys
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -16,7 +16,7 @@ from benches.serve import cells, cold, contenders, content, loadgen, machine, ne
 from benches.serve.cells import Cell, Group, Plan
 from benches.serve.content import Content
 from benches.serve.loadgen import Target
-from benches.serve.summary import AIO, NGINX, OURS
+from benches.serve.summary import AIO, BOUND, NGINX, OURS
 
 ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / "var" / "bench"
@@ -54,6 +54,7 @@ def _targets(stack: ExitStack, data: Content, versions: dict[str, str], plan: Pl
         targets[name] = stack.enter_context(started), rounds
 
     add(OURS, contenders.fastmirror(data.layout, WORK / "serve", cpu), plan.rounds)
+    add(BOUND, others.bound(data, WORK, cpu), plan.other_rounds)
     if "nginx" in versions:
         for name, nopush in zip(NGINX, (True, False), strict=True):
             add(name, contenders.nginx(data, WORK, cpu, nopush=nopush), plan.rounds)
@@ -74,20 +75,33 @@ def _wanted(plan: Plan, parts: Sequence[str], data: Content) -> list[Cell]:
 
 
 def _measure(binary: Path, data: Content, plan: Plan, parts: Sequence[str], versions: dict[str, str]) -> dict[str, Any]:
-    results: dict[str, Any] = {"cells": [], "memory_bytes": {}, "relay": []}
+    results: dict[str, Any] = {"cells": [], "memory_bytes": {}, "relay": [], "failures": []}
+
+    @contextmanager
+    def part(name: str) -> Iterator[None]:
+        """One measurement whose failure is told and does not cost the others."""
+        try:
+            yield
+        except (loadgen.LoadFailed, relay.RelayFailed) as error:
+            results["failures"].append(f"{name}: {error}")
+            _say(f"failed: {name}: {error}")
+
     with ExitStack() as stack:
         targets, retries = _targets(stack, data, versions, plan), cells.Retries(plan.retries)
         for cell in _wanted(plan, parts, data):
-            entry = cells.as_json(cell, cells.measure(binary, data, cell, targets, plan, retries))
-            results["cells"].append(entry)
-            _say(summary.line(entry))
+            with part(cell.name):
+                entry = cells.as_json(cell, cells.measure(binary, data, cell, targets, plan, retries))
+                results["cells"].append(entry)
+                _say(summary.line(entry))
         for name, (target, _) in targets.items() if "memory" in parts else ():
-            peak = cells.peak_memory(binary, data, target, MEMORY_CONNECTIONS, plan.seconds)
-            results["memory_bytes"][name] = peak
-            _say(f"PSS of {name} with {MEMORY_CONNECTIONS} connections: {peak / content.MIB:.1f} MiB")
+            with part(f"memory of {name}"):
+                peak = cells.peak_memory(binary, data, target, MEMORY_CONNECTIONS, plan.seconds)
+                results["memory_bytes"][name] = peak
+                _say(f"PSS of {name} with {MEMORY_CONNECTIONS} connections: {peak / content.MIB:.1f} MiB")
     if "relay" in parts:
-        results["relay"] = relay.measure(binary, data, WORK, plan.rounds)
-        _say(f"relay: {len(results['relay'])} samples")
+        with part("relay"):
+            results["relay"] = relay.measure(binary, data, WORK, plan.rounds)
+            _say(f"relay: {len(results['relay'])} samples")
     return results
 
 
@@ -129,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say("preparing 1.6 GB of content")
         data, binary, versions = content.prepare(WORK), loadgen.build(WORK), _versions()
         results = _measure(binary, data, plan, arguments.only or PARTS, versions)
-    except (loadgen.LoadFailed, contenders.StartFailed, relay.RelayFailed) as error:
+    except (loadgen.LoadFailed, contenders.StartFailed) as error:
         _say(f"benches.serve: {error}")
         return 1
     took = dt.datetime.now(dt.UTC) - began
@@ -150,4 +164,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     _say(f"wrote {file.relative_to(ROOT)} after {results['minutes']} min")
     if arguments.full:
         _write_page(file)
-    return 0
+    return 1 if results["failures"] else 0

@@ -14,6 +14,7 @@ from benches.serve.loadgen import Sample
 OURS = "fastmirror"
 NGINX = ("nginx, tcp_nopush on", "nginx, tcp_nopush off")
 AIO = "nginx, aio threads"
+BOUND = "bound in C"
 GIB = 1 << 30
 MIB = 1 << 20
 
@@ -265,6 +266,7 @@ def notes(results: dict[str, Any], cells_: list[Result]) -> list[str]:
     """Memory, relays, and what makes cells less certain."""
     found = [f"- PSS of {name}: {value / MIB:.1f} MiB" for name, value in results["memory_bytes"].items()]
     found += [f"- relay of 1 GiB: {s['seconds']:.2f} s, {s['server_cpu_seconds']:.2f} CPU-s" for s in results["relay"]]
+    found += [f"- failed, and left out: {failure}" for failure in results.get("failures", ())]
     for got in cells_:
         what = [f"{got.void} void samples left out"] if got.void else []
         what += [f"others used up to {got.foreign:.0%} of a CPU"] if got.foreign > cells.NOISE else []

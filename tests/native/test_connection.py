@@ -317,7 +317,7 @@ def corked(rig: Rig, client: socket.socket) -> bool:
 
 
 async def test_bodies_are_corked_while_many_are_sent_and_never_afterwards(rig: Rig) -> None:
-    content = os.urandom(6 << 20)
+    content = os.urandom(1 << 20)
     files: list[File] = []
 
     def answer(request: Request) -> Reply:
@@ -325,7 +325,7 @@ async def test_bodies_are_corked_while_many_are_sent_and_never_afterwards(rig: R
         return file_reply(files[-1])
 
     rig.answer = answer
-    clients = [rig.connect(receive_buffer=8192)[0] for _ in range(30)]
+    clients = [rig.connect(receive_buffer=16384)[0] for _ in range(30)]
     for client in clients:
         await rig.send(client, GET)
         await rig.read_head(client)
@@ -339,9 +339,9 @@ async def test_bodies_are_corked_while_many_are_sent_and_never_afterwards(rig: R
 
 
 async def test_a_body_that_still_grows_is_not_corked(rig: Rig) -> None:
-    content = os.urandom(6 << 20)
+    content = os.urandom(1 << 20)
     rig.answer = lambda request: file_reply(File(content))
-    clients = [rig.connect(receive_buffer=8192)[0] for _ in range(30)]
+    clients = [rig.connect(receive_buffer=16384)[0] for _ in range(30)]
     for client in clients:
         await rig.send(client, GET)
         await rig.read_head(client)
