@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from tests.kit.containerd import Generation, containerd, write_hosts
-from tests.kit.images import Image
+from tests.kit.images import Image, make_image
 from tests.kit.layout import Layout
 from tests.kit.netns import places
 from tests.kit.origin import Origin, origin
 from tests.kit.pair import Pair, Two, pair
 from tests.kit.process import Node, Setup
 from tests.kit.waiting import eventually
+from tests.kit.wire import ask
 
 Make = Callable[..., Image]
 CLIENTS = ("ctr", "cri")
@@ -137,6 +138,21 @@ def test_one_layer_that_no_peer_has_comes_from_the_origin_and_the_others_do_not(
     pulled = nodes.pull(client, image)
     assert pulled, pulled
     assert [asked.reference for asked in nodes.origin.asked() if asked.sent] == [lost]
+
+
+def test_content_of_a_denied_registry_with_a_port_is_not_served(both: Two, source: Origin) -> None:
+    """containerd's labels name the registry without its port, its image with it."""
+    image = make_image("registry.test:5000/t/denied:1", seed="denied")
+    image.write(source.layout)
+    write_hosts(both.holder, "registry.test:5000", [], source.url)
+    pulled = both.holder.pull("ctr", image.name)
+    assert pulled, pulled
+    targets = [f"/v2/t/denied/blobs/{digest}" for digest in image.blobs]
+    with Node(Setup(f"containerd:{both.holder.socket}", flags={"deny": "registry.test:5000"})) as denying:
+        mirror = both.mirror()
+        eventually(lambda: {ask(mirror.peer, "HEAD", target).status for target in targets} == {200}, "others serve it")
+        eventually(lambda: ask(denying.admin, "GET", "/readyz").status == 200, "it knows all names")
+        assert {ask(denying.peer, "HEAD", target).status for target in targets} == {404}
 
 
 @pytest.mark.parametrize("client", CLIENTS)
