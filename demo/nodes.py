@@ -11,6 +11,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from demo.cluster import PATIENCE, START_SECONDS, STOP_SECONDS, NodeFailed
@@ -30,6 +32,14 @@ def newest() -> tuple[str, Path] | None:
         return None
     version, _, directory = listed[-1].partition("\t")
     return version, Path(directory)
+
+
+@dataclass
+class Fetched:
+    """How long a mirror has fetched some content, and how many bytes from each other node, by address."""
+
+    seconds: float = 0.0
+    by_host: Counter[str] = field(default_factory=Counter)
 
 
 class ContainerdNode:
@@ -155,8 +165,8 @@ path = '{self._directory}/opt'
         ctr += ["--snapshotter", self.snapshotter, "--hosts-dir", str(self._certs), reference]
         return await self._run(ctr, PULL_SECONDS)
 
-    async def fetched(self) -> dict[Digest, dict[str, int]]:
-        """What its mirror has taken so far, by digest and other node's address. Empty where it does not answer."""
+    async def fetched(self) -> dict[Digest, Fetched]:
+        """What its mirror has taken so far, by digest. Empty where it does not answer."""
         try:
             async with asyncio.timeout(2):
                 reader, writer = await asyncio.open_connection(self.place.host, 5002)
@@ -167,12 +177,12 @@ path = '{self._directory}/opt'
                     writer.close()
         except (OSError, TimeoutError):
             return {}
-        found: dict[Digest, dict[str, int]] = {}
+        found: dict[Digest, Fetched] = {}
         for fetch in json.loads(told.partition(b"\r\n\r\n")[2])["fetches"]:
-            taken = found.setdefault(Digest.parse(fetch["digest"]), {})
+            taken = found.setdefault(Digest.parse(fetch["digest"]), Fetched())
+            taken.seconds += fetch["seconds"]
             for peer in fetch["peers"]:
-                host = peer["peer"].rpartition(":")[0]
-                taken[host] = taken.get(host, 0) + peer["bytes"]
+                taken.by_host[peer["peer"].rpartition(":")[0]] += peer["bytes"]
         return found
 
     def kill(self) -> None:

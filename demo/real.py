@@ -11,7 +11,7 @@ from pathlib import Path
 from demo import network, nodes, report
 from demo.client import PullFailed
 from demo.images import MIB, Image, file_digest
-from demo.nodes import ContainerdNode
+from demo.nodes import ContainerdNode, Fetched
 from demo.origin import Origin
 from demo.report import Row, Screen
 from demo.steps import KILL_AT, NAMES, ORIGIN, Settings, WrongContent
@@ -74,7 +74,9 @@ class RealStory:
             code, said = await node.pull(str(self.image.reference))
             row.seconds = time.monotonic() - began
             watch.cancel()
-        row.sources = self._by_name(await node.fetched()) | {ORIGIN: self.origin.served - served}
+        fetched = await node.fetched()
+        row.sources = self._by_name(fetched) | {ORIGIN: self.origin.served - served}
+        row.layer_seconds = fetched.get(self.image.largest.digest, Fetched()).seconds
         if code:
             row.error = said
             raise PullFailed(f"node {node.name}: {said}")
@@ -87,9 +89,9 @@ class RealStory:
             fetched = await node.fetched()
             sources = self._by_name(fetched) | {ORIGIN: self.origin.served - served}
             self.screen.progress(min(sum(sources.values()), self.image.size), self.image.size, sources)
-            given = fetched.get(largest.digest, {})
+            given = fetched.get(largest.digest, Fetched()).by_host
             if deadly is not None and not deadly.killed and KILL_AT <= sum(given.values()) / largest.size < 1:
-                victim = max(self.nodes.values(), key=lambda other: given.get(other.place.host, 0))
+                victim = max(self.nodes.values(), key=lambda other: given[other.place.host])
                 victim.kill()
                 deadly.killed = victim.name
                 part = report.mebibytes(given[victim.place.host])
@@ -97,10 +99,9 @@ class RealStory:
                 self.screen.say(f"    node {victim.name} is killed: it gave {part} of a layer of {whole}")
             await asyncio.sleep(LOOK_SECONDS)
 
-    def _by_name(self, fetched: dict[Digest, dict[str, int]]) -> dict[str, int]:
-        return {
-            name: sum(given.get(node.place.host, 0) for given in fetched.values()) for name, node in self.nodes.items()
-        }
+    def _by_name(self, fetched: dict[Digest, Fetched]) -> dict[str, int]:
+        hosts = {name: node.place.host for name, node in self.nodes.items()}
+        return {name: sum(taken.by_host[host] for taken in fetched.values()) for name, host in hosts.items()}
 
     def check(self) -> int:
         """Read all content of all nodes; returns how many blobs. Raises WrongContent."""

@@ -18,7 +18,8 @@ QUARTERS = 4  # progress lines per pull where there is no terminal
 @dataclass
 class Row:
     """One step as the table shows it. ``sources``: bytes by where they came from. ``gap``: the longest silence in a
-    layer, None where it is not seen. ``error``: why it failed.
+    layer, None where it is not seen. ``layer_seconds``: how long the mirror fetched the largest layer, where it tells.
+    ``error``: why it failed.
     """
 
     what: str
@@ -26,6 +27,7 @@ class Row:
     sources: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     gap: float | None = None
+    layer_seconds: float = 0.0
     killed: str = ""
     error: str = ""
 
@@ -96,8 +98,12 @@ def summary(rows: Sequence[Row], image: Image, origin_served: int, checked: int)
     lines = []
     for before, row in pairwise(rows):
         if row.killed:  # the row before is the same pull without a death
-            cost = max(0.0, row.seconds - before.seconds) * 1000
-            times = f"{row.seconds:.2f} s with one source less, instead of {before.seconds:.2f} s"
+            if row.layer_seconds:
+                what, taken, quiet_taken = "the layer took ", row.layer_seconds, before.layer_seconds
+            else:
+                what, taken, quiet_taken = "", row.seconds, before.seconds
+            cost = max(0.0, taken - quiet_taken) * 1000
+            times = f"{what}{taken:.2f} s with one source less, instead of {quiet_taken:.2f} s"
             if row.gap is not None and before.gap is not None:
                 quiet = f"{row.gap * 1000:.0f} ms, without a death {before.gap * 1000:.0f} ms"
                 times += f" (longest silence in a layer: {quiet})"
