@@ -19,6 +19,7 @@ from demo.cluster import PATIENCE, START_SECONDS, STOP_SECONDS, NodeFailed
 from demo.images import REGISTRY, blob_file
 from demo.network import SOCKETS, Place
 from fastmirror.oci.digest import Digest
+from fastmirror.oci.reference import Reference
 
 PULL_SECONDS = 60.0
 _VERSIONS = Path(__file__).resolve().parents[1] / "tools" / "containerd-versions.sh"
@@ -165,17 +166,33 @@ path = '{self._directory}/opt'
         ctr += ["--snapshotter", self.snapshotter, "--hosts-dir", str(self._certs), reference]
         return await self._run(ctr, PULL_SECONDS)
 
-    async def fetched(self) -> dict[Digest, Fetched]:
-        """What its mirror has taken so far, by digest. Empty where it does not answer."""
+    async def offer(self, reference: Reference) -> None:
+        """Wait until its mirror has heard of the pull from containerd: other nodes get the tag. Raises NodeFailed."""
+        target = f"/v2/{reference.repository}/manifests/{reference.tag}?ns={reference.registry}"
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(START_SECONDS):
+                while not (await self._ask(5001, "HEAD", target)).startswith(b"HTTP/1.1 200"):  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+                return
+        raise NodeFailed(f"node {self.name}: its mirror does not hear what containerd pulled")
+
+    async def _ask(self, port: int, method: str, target: str) -> bytes:
+        """A whole answer; empty where nobody answers."""
         try:
             async with asyncio.timeout(2):
-                reader, writer = await asyncio.open_connection(self.place.host, 5002)
+                reader, writer = await asyncio.open_connection(self.place.host, port)
                 try:
-                    writer.write(b"GET /fetches HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-                    told = await reader.read(-1)
+                    writer.write(f"{method} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+                    return await reader.read(-1)
                 finally:
                     writer.close()
         except (OSError, TimeoutError):
+            return b""
+
+    async def fetched(self) -> dict[Digest, Fetched]:
+        """What its mirror has taken so far, by digest. Empty where it does not answer."""
+        told = await self._ask(5002, "GET", "/fetches")
+        if not told:
             return {}
         found: dict[Digest, Fetched] = {}
         for fetch in json.loads(told.partition(b"\r\n\r\n")[2])["fetches"]:

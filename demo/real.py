@@ -80,6 +80,7 @@ class RealStory:
         if code:
             row.error = said
             raise PullFailed(f"node {node.name}: {said}")
+        await node.offer(self.image.reference)
         self.screen.say(f"    done in {row.seconds:.2f} s")
 
     async def _watch(self, node: ContainerdNode, deadly: Row | None) -> None:
