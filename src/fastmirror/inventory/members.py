@@ -46,6 +46,7 @@ class Members:
         self._view: int | None = 0
         self._live: list[bytes] | None = []
         self._sound: list[bytes] | None = []
+        self._many = False
         self._claimed = 0  # at least as many keys as unmet nodes have
         self._due: list[Member] = []  # to be met, the next one last
         self._meetings = 0
@@ -76,15 +77,16 @@ class Members:
         if self._sound is None:
             sound = [member for owner in self.live if not (member := self._members[owner]).doubted]
             proved = [member.card.owner for member in sound if member.host or member.adjacent]
-            many = len(sound) - len(proved) > MAX_UNPROVED
-            self._sound = proved if many else [member.card.owner for member in sound]
+            self._many = len(sound) - len(proved) > MAX_UNPROVED
+            self._sound = proved if self._many else [member.card.owner for member in sound]
         return self._sound
 
     def doubt(self, member: Member, doubted: bool, now: float) -> None:
         """Note whether a node is where it says that it is."""
         if doubted is not member.doubted:
-            member.doubted_at = now
-        member.doubted, self._sound = doubted, None
+            member.doubted, member.doubted_at, self._sound = doubted, now, None
+        elif self._many:
+            self._sound = None  # it may have been proved just now
 
     def invented(self, now: float) -> list[Member]:
         """Nodes that were not found where they say that they are, for so long that they must be taken for gone."""
