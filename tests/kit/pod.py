@@ -189,7 +189,7 @@ class _Runtime:
             if volume["hostPath"]["type"] == "DirectoryOrCreate":
                 path.mkdir(exist_ok=True)
             return path
-        place = self._directory / volume["name"]
+        place: Path = self._directory / volume["name"]
         place.mkdir(exist_ok=True)
         if "configMap" in volume:
             for name, text in self._config.items():
