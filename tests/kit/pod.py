@@ -194,10 +194,10 @@ class _Runtime:
         if "configMap" in volume:
             for name, text in self._config.items():
                 (place / name).write_text(text)
-            return place / inside if inside else place
+            return Path(place / inside if inside else place)
         assert "emptyDir" in volume, volume
         place.chmod(0o777)
-        return place
+        return Path(place)
 
 
 def _expand(text: str, variables: Mapping[str, str]) -> str:
