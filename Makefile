@@ -65,7 +65,7 @@ debug:
 
 sanitize:
 	@tools/venv.sh
-	tools/variant.sh sanitize tests/native $(ARGS)
+	tools/variant.sh sanitize tests/native tests/fuzz $(ARGS)
 
 nightly: build
 	$(PYTHON_IN) -m tests.fuzz $(ARGS)
