@@ -252,7 +252,10 @@ fastmirror.add_command(commands.cleanup)
 @click.option("--mirror", metavar="URL", help="Where containerd is sent. [default: http:// and --registry-addr]")
 @click.option("--registry", "registries", metavar="HOST", multiple=True, help="Look at this registry too (repeatable).")
 @click.option("--probe", is_flag=True, help="Let CRI pull a name that cannot exist, to see which hosts.toml it reads.")
-@settings_options("store", "containerd_namespace", "registry_addr", "peer_addr", "peers", "admin_addr", "bootstrap")
+@settings_options(
+    "store", "containerd_namespace", "registry_addr", "peer_addr", "peers", "admin_addr", "bootstrap", "spool_dir",
+    "spool_bytes",
+)  # fmt: skip
 @_format_option
 def doctor(config: str | None, output: str, **given: Any) -> int:
     """Look for what keeps containerd and this node's mirror from working together.

@@ -12,7 +12,6 @@ import logging
 import os
 import resource
 import signal
-import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -33,6 +32,7 @@ from fastmirror.config import Settings, check
 from fastmirror.errors import FastmirrorError, RegistryError, StartFailed, StoreError
 from fastmirror.fetch.parts import FetchParts
 from fastmirror.fetch.seen import Seen
+from fastmirror.fetch.spool import spool_directory
 from fastmirror.fetch.table import FetchTable
 from fastmirror.http.limits import Admission
 from fastmirror.http.message import Answer, Reply, Request
@@ -57,7 +57,6 @@ from fastmirror.routing.inventory import InventoryRouter
 from fastmirror.routing.start import start_of
 from fastmirror.routing.static import StaticRouter
 from fastmirror.store import Arrived, BlobStore, ContentEvent
-from fastmirror.store.index import PRIVATE
 from fastmirror.store.layout import open_layout
 from fastmirror.store.several import SeveralStores
 
@@ -212,7 +211,7 @@ class Node:
         self, filters: Filters, seen: Seen, own: frozenset[str], closing: contextlib.AsyncExitStack
     ) -> Elsewhere:
         settings = self.settings.fetch
-        parts = FetchParts(settings, _spool_directory(self.settings), self.metrics.fetch, seen)
+        parts = FetchParts(settings, spool_directory(self.settings), self.metrics.fetch, seen)
         closing.push_async_callback(parts.close)
         if self.settings.router.joins:
             self.router = self._join(parts)
@@ -326,16 +325,6 @@ def _judges(
     if not filters:
         return None, None
     return local.may_serve, lambda reference: filters.allows((reference.name,))
-
-
-def _spool_directory(settings: Settings) -> str:
-    """Where content on its way goes: on a disk, if possible the one of the first store."""
-    if settings.fetch.spool_dir:
-        return settings.fetch.spool_dir
-    first = check.store(settings.stores.store[0])
-    if first.kind == "oci" and os.access(first.path, os.W_OK):
-        return str(Path(first.path) / PRIVATE / "spool")
-    return "/var/tmp" if os.access("/var/tmp", os.W_OK) else tempfile.gettempdir()
 
 
 def _open_stores(settings: Settings, readiness: admin.Readiness) -> BlobStore:

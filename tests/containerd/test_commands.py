@@ -194,15 +194,17 @@ class TestDoctor:
         assert configured(shared, mirror).returncode == 0
         eventually(lambda: metric(mirror, "fastmirror_blobs") >= 5, "the mirror has the image")
         peer = f"{mirror.peer[0]}:{mirror.peer[1]}"
-        found = self.examine(shared, mirror, "--peers", peer, "--peer-addr", peer, "--probe")
+        found = self.examine(shared, mirror, "--peers", peer, "--peer-addr", peer, "--probe", "--spool-bytes", "8MiB")
         assert {check: finding["outcome"] for check, finding in found.items()} == {
             "containerd": "fine",
             "config_path": "fine",
             "probe": "fine",
             "discard_unpacked_layers": "fine",
             "concurrent_layer_fetch_buffer": "fine",
+            "namespace": "fine",
             "content": "fine",
             "hosts.toml of _default": "fine",
+            "spool": "fine",
             "mirror": "fine",
             "end to end": "fine",
             "peer listener": "note",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import os
 import shutil
 import signal
 from collections.abc import Iterator
@@ -240,6 +241,59 @@ def test_doctor_in_the_pod_says_what_is_wrong(cluster: Cluster) -> None:
         node.socket.chmod(0o660)
 
 
+def test_doctor_in_the_pod_says_what_is_wrong_with_containerds_settings(cluster: Cluster) -> None:
+    """In a file of its own, on the newest containerd: an older one tells its settings itself, and they are right."""
+    member = cluster.members[-1]
+    file = member.containerd.directory / "planted.toml"
+    plugin = "plugins.'io.containerd.cri.v1.images'"
+    file.write_text(f"version = 3\n[{plugin}]\ndiscard_unpacked_layers = true\n[{plugin}.registry]\nconfig_path = ''\n")
+    said = doctor(member, "--containerd-config", str(file))[1]
+    assert said["discard_unpacked_layers"]["outcome"] == "problem"
+    assert "layers are discarded" in said["discard_unpacked_layers"]["what"]
+    assert said["config_path"]["outcome"] == "problem"
+    assert "config_path is empty" in said["config_path"]["what"]
+
+
+def test_doctor_in_the_pod_says_that_the_namespace_is_the_wrong_one(cluster: Cluster) -> None:
+    said = doctor(cluster.members[0], "--containerd-namespace", "moby")[1]
+    assert said["namespace"]["outcome"] == "problem"
+    assert "namespace moby has no content, k8s.io has" in said["namespace"]["what"]
+
+
+def test_doctor_in_the_pod_says_that_hosts_toml_was_edited(cluster: Cluster) -> None:
+    """In a copy: the sidecar looks after the real one."""
+    member = cluster.members[0]
+    edited = member.containerd.directory / "edited"
+    shutil.copytree(member.containerd.certs, edited)
+    file = edited / "registry.test" / "hosts.toml"
+    ours = file.read_text()
+    for text, what in (
+        ("[host.'http://127.0.0.1:9']\n" + ours.replace("server", "# server"), "before the mirror"),
+        (ours.replace("http://127.0.0.1:5000", "http://127.0.0.1:5555"), "does not name http://127.0.0.1:5000"),
+        (ours.replace("[host", "host", 1), "cannot be read"),
+    ):
+        file.write_text(text)
+        found = doctor(member, "--certs-dir", str(edited))[1]["hosts.toml of registry.test"]
+        assert found["outcome"] == "problem"
+        assert what in found["what"]
+
+
+def test_doctor_in_the_pod_says_that_the_spool_is_full(cluster: Cluster) -> None:
+    """On a small file system that the container has: /dev/shm."""
+    member = cluster.members[0]
+    assert outcomes(member)["spool"] in ("fine", "note")
+    large = Path(f"/proc/{member.mirror.pids()[0]}/root/dev/shm/large")
+    with large.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, 60 << 20)
+    try:
+        found = doctor(member, "--spool-dir", "/dev/shm")[1]["spool"]
+    finally:
+        large.unlink()
+    assert found["outcome"] == "problem"
+    assert "/dev/shm is full" in found["what"]
+    assert outcomes(member, "--spool-dir", "/var/spool/none")["spool"] == "problem"
+
+
 @pytest.fixture(scope="module")
 def rolled(cluster: Cluster) -> list[Pulled]:
     """Restarts one node's pod after the other while others and it pull; what became of the pulls.
@@ -321,17 +375,32 @@ def uninstalling(cluster: Cluster, timeout: str) -> Iterator[Container]:
         yield stack.enter_context(cluster.members[0].node.run(pod, "wait"))
 
 
-@pytest.mark.usefixtures("planted")
-def test_a_node_where_the_mirror_still_runs_is_waited_for_and_named(cluster: Cluster) -> None:
+@pytest.fixture(scope="module")
+def alone(cluster: Cluster, planted: dict[str, dict[str, bytes]]) -> Member:
+    """The first node's pod, which still runs when the others are gone."""
     late, *others = cluster.members
     for member in others:
         member.stop()
+    return late
+
+
+def test_doctor_in_the_pod_says_that_no_other_node_is_reached(alone: Member) -> None:
+    eventually(lambda: not any(peer["state"] == "live" for peer in alone.peers()), "nobody is there any more", 60, 0.5)
+    code, said = doctor(alone)
+    assert code == 1
+    peers = [finding for check, finding in said.items() if check.startswith("peer") and check != "peer listener"]
+    assert peers
+    assert any(finding["outcome"] == "problem" for finding in peers), said
+    assert all(finding["mend"] for finding in peers if finding["outcome"] == "problem")
+
+
+def test_a_node_where_the_mirror_still_runs_is_waited_for_and_named(cluster: Cluster, alone: Member) -> None:
     with uninstalling(cluster, "8s") as job:
         assert job.wait(120) == 1
         said = "\n".join(job.log.lines)
     assert "2 nodes are done" in said
     assert "node-0 (fastmirror still answers at http://127.0.0.1:5000: its pod must end first)" in said
-    assert b"127.0.0.1:5000" in late.files()["registry.test/hosts.toml"]
+    assert b"127.0.0.1:5000" in alone.files()["registry.test/hosts.toml"]
 
 
 def test_uninstalling_gives_every_nodes_files_back(cluster: Cluster, planted: dict[str, dict[str, bytes]]) -> None:

@@ -14,6 +14,7 @@ from fastmirror import daemon
 from fastmirror.admin import Readiness
 from fastmirror.config import FetchSettings, ServeSettings, Settings, StoreSettings
 from fastmirror.errors import StartFailed, StoreError, StoreUnavailable
+from fastmirror.fetch.spool import spool_directory
 from fastmirror.store.memory import MemoryStore
 from tests.kit.cluster import free_port
 from tests.kit.wire import parse_address
@@ -161,5 +162,5 @@ async def test_a_node_leaves_only_itself_out_of_a_list_that_all_nodes_are_given(
 )
 def test_content_on_its_way_goes_to_the_disk_of_the_first_layout(tmp_path, store, spool_dir, where):
     stores = StoreSettings(store=(store.format(tmp_path),))
-    chosen = daemon._spool_directory(Settings(stores=stores, fetch=FetchSettings(spool_dir=spool_dir)))
+    chosen = spool_directory(Settings(stores=stores, fetch=FetchSettings(spool_dir=spool_dir)))
     assert chosen == where.format(tmp_path)

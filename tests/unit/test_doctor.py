@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from pathlib import Path
+
 import pytest
 
+from fastmirror.config import FetchSettings, Settings, StoreSettings
 from fastmirror.containerd import doctor
 from fastmirror.containerd.findings import (
     ContentSeen,
@@ -13,6 +18,7 @@ from fastmirror.containerd.findings import (
     Outcome,
     ServedSeen,
     SocketSeen,
+    SpoolSeen,
     exit_of,
     judge_config_path,
     judge_content,
@@ -20,14 +26,17 @@ from fastmirror.containerd.findings import (
     judge_fetch_buffer,
     judge_hosts,
     judge_mirror,
+    judge_namespace,
     judge_nodes,
     judge_peer_listener,
     judge_peers,
     judge_probe,
     judge_served,
     judge_socket,
+    judge_spool,
 )
 from fastmirror.containerd.hosts import block
+from fastmirror.containerd.look import look_at_spool
 from fastmirror.containerd.plan import FileState, Found
 from fastmirror.containerd.probe import Answer, Kind
 from fastmirror.inventory.bridge import PeerRow
@@ -210,6 +219,56 @@ def test_the_text_has_what_why_and_mend():
     ]
 
 
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("seen", "outcome", "said"),
+    [
+        (SpoolSeen("/s", 20 * GIB), FINE, "/s may be written; 20.0 GiB are free"),
+        (SpoolSeen("/s", 2 * GIB), Outcome.NOTE, "2.0 GiB are free, less than spool_bytes (16.0 GiB)"),
+        (SpoolSeen("/s", 4096), PROBLEM, "/s is full: 4.0 KiB are free"),
+        (SpoolSeen("/s", None, "No space left on device", errno.ENOSPC), PROBLEM, "/s is full: No space left"),
+        (SpoolSeen("/s", None, "Disk quota exceeded", errno.EDQUOT), PROBLEM, "/s is full: Disk quota"),
+        (SpoolSeen("/s", None, "No such file or directory", errno.ENOENT), PROBLEM, "there is no directory /s"),
+        (SpoolSeen("/s", None, "Permission denied", errno.EACCES), PROBLEM, "/s cannot be written: Permission denied"),
+        (SpoolSeen("/s", None, "Permission denied", errno.EACCES, visible=False), UNSEEN, "may not look at /s"),
+    ],
+)
+def test_the_spool(seen, outcome, said):
+    finding = judge_spool(seen, 16 * GIB, 8 << 20)
+    assert finding.outcome is outcome
+    assert said in finding.what
+    assert (outcome is FINE) == (not finding.why and not finding.mend)
+
+
+def test_looking_at_the_spool_leaves_nothing_and_makes_nothing(tmp_path: Path) -> None:
+    seen = look_at_spool(str(tmp_path))
+    assert seen.free is not None
+    assert os.listdir(tmp_path) == []
+    missing = look_at_spool(str(tmp_path / "none"))
+    assert (missing.free, missing.code) == (None, errno.ENOENT)
+    assert os.listdir(tmp_path) == []
+    (tmp_path / "file").write_text("")
+    assert look_at_spool(str(tmp_path / "file")).code == errno.ENOTDIR
+
+
+def test_the_spool_that_is_looked_at_is_the_one_of_the_settings() -> None:
+    fetch = FetchSettings(spool_dir="/srv/spool", spool_bytes=GIB)
+    given = {"certs_dir": CERTS, "containerd_config": "/c", "mirror": None, "registries": (), "probe": False}
+    asked = doctor.questions(Settings(stores=StoreSettings(store=("content:/c",)), fetch=fetch), **given)
+    assert (asked.spool, asked.spool_bytes, asked.least_bytes) == ("/srv/spool", GIB, fetch.whole_bytes)
+
+
+@pytest.mark.parametrize(
+    ("listed", "kubelets", "outcome"), [(5, None, FINE), (0, None, FINE), (0, 0, FINE), (0, 7, PROBLEM)]
+)
+def test_a_namespace_without_content_beside_one_that_has_some(listed, kubelets, outcome):
+    finding = judge_namespace("default", listed, kubelets)
+    assert finding.outcome is outcome
+    assert ("containerd_namespace to k8s.io" in finding.mend) == (outcome is PROBLEM)
+
+
 def node(state: str, failure: str = "") -> PeerRow:
     trip = 0.0012 if state == "live" else None
     return PeerRow("12D3", "node-b", "", "10.0.0.2:5001", state, "", trip, 3, 1.0, failure, None)
@@ -221,4 +280,5 @@ def test_nodes_that_the_router_knows_are_judged_by_their_state() -> None:
     assert (lost.outcome, lost.what) == (PROBLEM, "10.0.0.2:5001 is lost: connect timeout")
     assert left.outcome is Outcome.NOTE
     assert [finding.outcome for finding in judge_nodes([])] == [PROBLEM]
+    assert [finding.outcome for finding in judge_nodes([node("left")])] == [Outcome.NOTE, PROBLEM]
     assert [finding.what for finding in judge_nodes("no node answers")] == ["no node answers"]

@@ -91,6 +91,20 @@ def test_a_mirror_is_written_without_a_slash_at_its_end():
     assert mirror_url("http://[::1]:5000/") == "http://[::1]:5000"
 
 
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("http://fd00::1:5000", "http://[fd00::1]:5000"),
+        ("http://fd00:0:0:0:0:0:0:1:30500/", "http://[fd00:0:0:0:0:0:0:1]:30500"),
+        ("http://::ffff:10.0.0.1:5000", "http://[::ffff:10.0.0.1]:5000"),
+        ("http://::1:5000", "http://[::1]:5000"),
+        ("http://10.0.0.1:5000", "http://10.0.0.1:5000"),
+    ],
+)
+def test_a_nodes_ipv6_address_gets_its_brackets(text, url):
+    assert mirror_url(text) == url
+
+
 # In front of what is there.
 
 FIRST_TABLES = {

@@ -17,6 +17,7 @@ from fastmirror.containerd.findings import Finding, Outcome
 from fastmirror.containerd.frames import ContentRecord
 from fastmirror.containerd.probe import probe
 from fastmirror.errors import CertsError, StoreError
+from fastmirror.fetch.spool import spool_directory
 from fastmirror.inventory.bridge import PeerRow
 
 USUAL_SOCKET: Final = "/run/containerd/containerd.sock"
@@ -36,6 +37,9 @@ class Questions(NamedTuple):
     peers: tuple[str, ...] = ()
     nodes: tuple[PeerRow, ...] | str | None = None  # what the router knows, or why that is not known
     pull: bool = False
+    spool: str = "/var/tmp"
+    spool_bytes: int = 0
+    least_bytes: int = 0  # of room in the spool: a blob of usual size
 
 
 def questions(settings: Settings, **given: Any) -> Questions:
@@ -59,6 +63,9 @@ def questions(settings: Settings, **given: Any) -> Questions:
         peers=settings.fetch.peers,
         nodes=given.get("nodes"),
         pull=given["probe"],
+        spool=spool_directory(settings),
+        spool_bytes=settings.fetch.spool_bytes,
+        least_bytes=settings.fetch.whole_bytes,
     )
 
 
@@ -86,6 +93,8 @@ async def examine(questions: Questions) -> list[Finding]:
         async with Client(questions.socket, questions.namespace) as client:
             listed = await _ask_containerd(made, client, questions, questions.socket)
     made += _look_at_certs(questions)
+    spool = look.look_at_spool(questions.spool)
+    made.append(findings.judge_spool(spool, questions.spool_bytes, questions.least_bytes))
     made.append(findings.judge_mirror(questions.mirror, probe(questions.mirror), __version__))
     made.append(findings.judge_served(look.look_at_served(questions.mirror, listed)))
     made.append(findings.judge_peer_listener(questions.peer_addr, probe(_url(questions.peer_addr))))
@@ -111,10 +120,26 @@ async def _ask_containerd(
     made.append(findings.judge_fetch_buffer(cri))
     try:
         listed = await client.content()
-    except StoreError:
+    except StoreError as error:
         listed = []
+        what = f"content of the namespace {questions.namespace} cannot be listed: {error}"
+        made.append(Finding("namespace", Outcome.UNSEEN, what, "only one namespace is served", "see `containerd`"))
+    else:
+        kubelets = None if listed else await _kubelets_content(questions, socket)
+        made.append(findings.judge_namespace(questions.namespace, len(listed), kubelets))
     made.append(findings.judge_content(await look.look_at_content(client, questions.content, listed)))
     return listed
+
+
+async def _kubelets_content(questions: Questions, socket: str) -> int | None:
+    """How much content CRI's namespace has, if that is not the one that is served."""
+    if questions.namespace == findings.CRI_NAMESPACE:
+        return None
+    async with Client(socket, findings.CRI_NAMESPACE) as client:
+        try:
+            return len(await client.content())
+        except StoreError:
+            return None
 
 
 def _look_at_certs(questions: Questions) -> list[Finding]:

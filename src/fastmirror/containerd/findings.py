@@ -5,6 +5,7 @@ Each finding says what is so, why it matters, and how to mend it; what could not
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Mapping, Sequence
 from enum import Enum
@@ -17,6 +18,9 @@ from fastmirror.containerd.hosts import CannotPrepend
 from fastmirror.containerd.plan import Found
 from fastmirror.containerd.probe import Answer, Kind
 from fastmirror.inventory.bridge import PeerRow
+from fastmirror.pull.report import size
+
+CRI_NAMESPACE: Final = "k8s.io"  # kubelet's, always
 
 
 class Outcome(Enum):
@@ -180,6 +184,54 @@ def judge_mirror(url: str, answer: Answer, version: str) -> Finding:
     return Finding("mirror", Outcome.PROBLEM, f"at {url} {answer}", why, mend)
 
 
+def judge_namespace(namespace: str, listed: int, kubelets: int | None) -> Finding:
+    """Whether the namespace that is served is the one that has content. ``kubelets`` is how much content CRI's
+    namespace has; None if that is the one served, or could not be asked.
+    """
+    check = "namespace"
+    if listed or not kubelets:
+        return Finding(check, Outcome.FINE, f"containerd's namespace {namespace} has {listed} blobs")
+    what = f"containerd's namespace {namespace} has no content, {CRI_NAMESPACE} has {kubelets} blobs"
+    why = f"only one namespace is served, and what kubelet pulls is in {CRI_NAMESPACE}"
+    return Finding(check, Outcome.PROBLEM, what, why, f"set containerd_namespace to {CRI_NAMESPACE}")
+
+
+class SpoolSeen(NamedTuple):
+    """What was seen of the spool's directory. ``free`` is in bytes; None if no file could be made there: ``error``.
+    Without ``visible`` not even the directory could be looked at.
+    """
+
+    directory: str
+    free: int | None = None
+    error: str = ""
+    code: int = 0  # errno
+    visible: bool = True
+
+
+def judge_spool(seen: SpoolSeen, spool_bytes: int, least: int) -> Finding:
+    """Whether content on its way from other nodes has room: ``spool_bytes`` as set, ``least`` for any blob at all."""
+    check, why = "spool", "content from other nodes is written there first; without room pulls go to the registries"
+    where = "set spool_dir to a directory on a disk with room"
+    if seen.code in (errno.ENOSPC, errno.EDQUOT) or (seen.free is not None and seen.free < least):
+        what = f"{seen.directory} is full: {seen.error or f'{size(seen.free or 0)} are free'}"
+        return Finding(check, Outcome.PROBLEM, what, why, f"free space there, or {where}")
+    if seen.code == errno.ENOENT:
+        mend = f"make it for fastmirror's user (serve does so at its start if it may), or {where}"
+        return Finding(check, Outcome.PROBLEM, f"there is no directory {seen.directory}", why, mend)
+    if not seen.visible:
+        what = f"this user may not look at {seen.directory}: {seen.error}"
+        return Finding(check, Outcome.UNSEEN, what, why, "run as fastmirror's user")
+    if seen.free is None:
+        mend = f"let fastmirror's user (and run this as that user) write there, or {where}"
+        return Finding(check, Outcome.PROBLEM, f"{seen.directory} cannot be written: {seen.error}", why, mend)
+    free = f"{seen.directory} may be written; {size(seen.free)} are free"
+    if seen.free < spool_bytes:
+        what = f"{free}, less than spool_bytes ({size(spool_bytes)})"
+        why = "many large pulls at once may fill that disk"
+        return Finding(check, Outcome.NOTE, what, why, f"lower spool_bytes, or {where}")
+    return Finding(check, Outcome.FINE, free)
+
+
 class ContentSeen(NamedTuple):
     """What was seen of the content directory: the one that is served, and the one that containerd names.
 
@@ -254,6 +306,9 @@ def judge_nodes(nodes: Sequence[PeerRow] | str) -> list[Finding]:
             what = f"{node.address} is {node.state}" + (f": {node.failure}" if node.failure else "")
             mend = "is fastmirror running there, and are its router's and peer's ports open between the nodes?"
             findings.append(Finding(check, Outcome.PROBLEM, what, why, mend))
+    if all(node.state == "left" for node in nodes):
+        mend = "start fastmirror on the other nodes; one that starts finds this one by itself"
+        findings.append(Finding("peers", Outcome.PROBLEM, "all other nodes have left", why, mend))
     return findings
 
 

@@ -22,6 +22,7 @@ _DOCKER_HUB: Final = "https://registry-1.docker.io"
 _MIRROR: Final = re.compile(
     r"http://(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:.]+\])(?::(?P<port>[0-9]{1,5}))?/?", re.ASCII
 )
+_BARE: Final = re.compile(r"http://((?:[0-9a-fA-F]*:){2,7}[0-9a-fA-F.]*):([0-9]{1,5})(?=/?\Z)", re.ASCII)
 _LOCAL: Final = ("localhost", "127.", "[::1]")
 
 
@@ -64,7 +65,12 @@ def target(text: str) -> Target:
 
 
 def mirror_url(text: str) -> str:
-    """Check ``--mirror``: http, a host, a port, nothing else. Raises ConfigError."""
+    """Check ``--mirror``: http, a host, a port, nothing else. Raises ConfigError.
+
+    An IPv6 address with a port may come without brackets, as Kubernetes' ``status.hostIP`` does; it gets them. What
+    follows the last colon is the port then.
+    """
+    text = _BARE.sub(r"http://[\1]:\2", text)
     match = _MIRROR.fullmatch(text)
     if match is None or not 0 < int(match["port"] or 1) < 65536:
         raise ConfigError(f"mirror: expected a URL such as http://127.0.0.1:5000, not {text[:200]!r}")

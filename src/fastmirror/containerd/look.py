@@ -17,10 +17,11 @@ from urllib.parse import urlsplit
 
 from fastmirror.containerd.certs import CertsDirectory
 from fastmirror.containerd.client import Client
-from fastmirror.containerd.findings import ContentSeen, CriSeen, ServedSeen, SocketSeen, number
+from fastmirror.containerd.findings import ContentSeen, CriSeen, ServedSeen, SocketSeen, SpoolSeen, number
 from fastmirror.containerd.frames import ContentRecord
 from fastmirror.containerd.hosts import FILE
 from fastmirror.errors import StoreError
+from fastmirror.fetch.spool import unnamed_file
 
 PROBE_REGISTRY: Final = "fastmirror.invalid"  # RFC 6761: .invalid is nobody's
 _PROBE_IMAGE: Final = f"{PROBE_REGISTRY}/probe@sha256:{'0' * 64}"
@@ -117,6 +118,25 @@ async def look_at_content(client: Client, given: str, listed: list[ContentRecord
     if listed:
         held = all(_size(served, record.digest) == record.size for record in listed[:20])
     return ContentSeen(served, identity, named, other, held, trouble)
+
+
+def look_at_spool(directory: str) -> SpoolSeen:
+    """Make a file of one block in the spool's directory, and ask what is free there. Leaves and makes nothing."""
+    try:
+        os.stat(directory)  # what is not there would be made
+    except OSError as error:
+        visible = isinstance(error, FileNotFoundError)
+        return SpoolSeen(directory, None, error.strerror or str(error), error.errno or 0, visible)
+    try:
+        fd = unnamed_file(directory)
+        try:
+            os.posix_fallocate(fd, 0, 4096)
+            status = os.fstatvfs(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        return SpoolSeen(directory, None, error.strerror or str(error), error.errno or 0)
+    return SpoolSeen(directory, status.f_bavail * status.f_frsize)
 
 
 def _identity(path: str) -> tuple[int, int]:

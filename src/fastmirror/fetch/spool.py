@@ -11,11 +11,14 @@ import errno
 import os
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
+from fastmirror.config import Settings, check
 from fastmirror.errors import ConfigError
 from fastmirror.fetch.spans import SpanSet
 from fastmirror.oci.span import Span
+from fastmirror.store.index import PRIVATE
 
 _INLINE_BYTES: Final = 8 * 1024 * 1024  # reserving more of a disk may take long enough to be worth a thread
 
@@ -32,7 +35,7 @@ class SpoolRoom:
         self.most = most
         self.used = 0
         try:
-            os.close(_unnamed_file(directory))
+            os.close(unnamed_file(directory))
         except OSError as error:
             raise ConfigError(
                 f"spool_dir: cannot write files in {directory!r} ({error.strerror}):"
@@ -46,7 +49,7 @@ class SpoolRoom:
         Raises   OSError: ENOSPC, EDQUOT and the like, before anything was promised to anybody.
         Cancel   nothing is left once the disk has answered.
         """
-        spool = Spool(self, _unnamed_file(self.directory), size, withheld)
+        spool = Spool(self, unnamed_file(self.directory), size, withheld)
         try:
             if 0 < size <= _INLINE_BYTES:
                 os.posix_fallocate(spool.fileno(), 0, size)
@@ -198,8 +201,21 @@ class Spool:
                 wake()
 
 
-def _unnamed_file(directory: str) -> int:
-    """A file that no name leads to and that is gone when it is closed, also after kill -9."""
+def spool_directory(settings: Settings) -> str:
+    """Where content on its way goes: on a disk, if possible the one of the first store."""
+    if settings.fetch.spool_dir:
+        return settings.fetch.spool_dir
+    first = check.store(settings.stores.store[0])
+    if first.kind == "oci" and os.access(first.path, os.W_OK):
+        return str(Path(first.path) / PRIVATE / "spool")
+    return "/var/tmp" if os.access("/var/tmp", os.W_OK) else tempfile.gettempdir()
+
+
+def unnamed_file(directory: str) -> int:
+    """A file that no name leads to and that is gone when it is closed, also after kill -9. The caller closes it.
+
+    A directory that is not there is made. Raises OSError.
+    """
     for _ in range(2):
         try:
             return os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
