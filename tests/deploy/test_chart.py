@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import helm_python
 import kubernetes_validate
@@ -16,6 +17,7 @@ import yaml
 
 from fastmirror.config import Settings
 from fastmirror.config.load import Loaded, fields, load
+from fastmirror.containerd.hosts import mirror_url
 from fastmirror.observe.metrics import Metrics
 from tools import gendeploy
 
@@ -264,6 +266,18 @@ class TestSecurity:
         assert chosen.admin_addr.startswith("127.0.0.1:")
         for name in ("startupProbe", "readinessProbe", "livenessProbe"):
             assert pod(made)["containers"][0][name]["httpGet"]["host"] == "127.0.0.1"
+
+    @pytest.mark.parametrize("address", ["10.0.0.7", "fd00::7", "[fd00::7]"])
+    @pytest.mark.parametrize("exposure", EXPOSURES[1:])
+    def test_a_nodes_address_of_either_family_makes_a_url(self, exposure: str, address: str) -> None:
+        """Kubernetes gives status.hostIP without brackets."""
+        made = objects(exposure=exposure, nodeAddress=address)
+        containers = pod(made)["containers"]
+        (given,) = [text for text in containers[1]["args"] if text.startswith("--mirror=")]
+        (node_ip,) = [item["value"] for item in containers[1]["env"] if item["name"] == "NODE_IP"]
+        url = urlsplit(mirror_url(given.removeprefix("--mirror=").replace("$(NODE_IP)", node_ip)))
+        assert url.hostname == address.strip("[]")
+        assert url.port == (30500 if exposure == "nodePort" else 5000)
 
     def test_one_object_in_ten_nodes_changes_at_a_time_and_every_node_is_tolerated(self) -> None:
         made = objects()

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import os
 import shutil
-import signal
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.kit.built import Built
-from tests.kit.containerd import Containerd, Pulled, containerd, generations, write_hosts
+from tests.kit.containerd import Pulled, containerd, generations, write_hosts
 from tests.kit.images import Image, make_image
 from tests.kit.layout import Layout
+from tests.kit.member import Cluster, Member, doctor, outcomes, rendered
 from tests.kit.netns import places
-from tests.kit.origin import Origin, origin
+from tests.kit.origin import origin
 from tests.kit.pod import Container, PodNode
 from tests.kit.waiting import eventually
-from tools import gendeploy
 
 pytestmark = [
     pytest.mark.needs("root", "buildah", "mmdebstrap", "skopeo", "containerd", "runc", "ip", "nsenter"),
@@ -33,92 +29,6 @@ pytestmark = [
 NODES = 3
 PEERS_NAME = "fastmirror-peers.fastmirror.svc.cluster.local"
 CLEANUP_NAME = "fastmirror-cleanup.fastmirror.svc.cluster.local"
-
-
-def rendered(node: Containerd) -> list[dict[str, Any]]:
-    """The chart's objects for a node whose containerd is elsewhere than usual; all else is the default."""
-    values = {
-        "image": {"repository": "registry.example/fastmirror"},
-        "config": {"resolve_tags": True, "lookup_timeout": "3s", "drain_timeout": "5s"},
-        "configure": {"registries": ["_default", "registry.test"]},
-        "containerd": {
-            "socket": str(node.socket),
-            "content": str(node.content),
-            "certsDir": str(node.certs),
-            "configDir": str(node.directory),
-        },
-    }
-    return list(gendeploy.render(values))
-
-
-def object_of(objects: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
-    (found,) = [item for item in objects if item["kind"] == kind and item["metadata"]["name"] == name]
-    return found
-
-
-@dataclass
-class Member:
-    """One node: its containerd, what the chart renders for it, and the pod that runs."""
-
-    node: PodNode
-    objects: list[dict[str, Any]]
-    before: dict[str, bytes] = field(default_factory=dict)
-    running: list[Container] = field(default_factory=list)
-
-    @property
-    def containerd(self) -> Containerd:
-        return self.node.containerd
-
-    @property
-    def mirror(self) -> Container:
-        return self.running[0]
-
-    def pod(self, kind: str = "DaemonSet", name: str = "fastmirror") -> dict[str, Any]:
-        spec: dict[str, Any] = object_of(self.objects, kind, name)["spec"]["template"]["spec"]
-        return spec
-
-    def start(self) -> None:
-        """Start the pod; returns when the mirror serves and hosts.toml names it."""
-        config = object_of(self.objects, "ConfigMap", "fastmirror")["data"]
-        for container in self.pod()["containers"]:
-            self.running.append(self.node.run(self.pod(), container["name"], config))
-        self.mirror.log.wait("daemon.serving", 60)
-        file = self.containerd.certs / "registry.test" / "hosts.toml"
-        eventually(lambda: "127.0.0.1:5000" in file.read_text(), "hosts.toml names the mirror", 60)
-
-    def stop(self) -> None:
-        """End the pod as kubelet does: all containers at once."""
-        for container in self.running:
-            with contextlib.suppress(Exception):
-                container.send(signal.SIGTERM)
-        codes = [container.stop() for container in self.running]
-        assert codes == [0] * len(codes), [container.log.lines[-5:] for container in self.running]
-        self.running.clear()
-
-    def files(self) -> dict[str, bytes]:
-        """Everything below certs.d."""
-        certs = self.containerd.certs
-        return {str(path.relative_to(certs)): path.read_bytes() for path in certs.rglob("*") if path.is_file()}
-
-    def peers(self) -> list[dict[str, Any]]:
-        done = self.mirror.exec("/usr/bin/fastmirror", "peers", "-o", "json")
-        found: list[dict[str, Any]] = json.loads(done.stdout or "[]")
-        return found
-
-
-@dataclass
-class Cluster:
-    """The nodes and the registry."""
-
-    members: list[Member]
-    origin: Origin
-
-    def publish(self, image: Image) -> None:
-        image.write(self.origin.layout)
-
-    def linked(self) -> bool:
-        """Whether every mirror sees every other one."""
-        return all(sum(peer["state"] == "live" for peer in member.peers()) == NODES - 1 for member in self.members)
 
 
 @pytest.fixture(scope="module")
@@ -190,21 +100,6 @@ def test_an_image_pulled_on_one_node_comes_from_it_with_the_origin_off(cluster: 
             assert pulled, pulled
     finally:
         cluster.origin.on()
-
-
-def doctor(member: Member, *more: str) -> tuple[int, dict[str, dict[str, Any]]]:
-    """What `fastmirror doctor` says in the pod, as NOTES.txt has it run."""
-    node = member.containerd
-    line = ["doctor", "-o", "json", "--certs-dir", str(node.certs), "--registry", "registry.test"]
-    done = member.mirror.exec(
-        "/usr/bin/fastmirror", *line, "--containerd-config", str(node.directory / "config.toml"), *more
-    )
-    findings = json.loads(done.stdout)
-    return done.returncode, {finding["check"]: finding for finding in findings}
-
-
-def outcomes(member: Member, *more: str) -> dict[str, str]:
-    return {check: finding["outcome"] for check, finding in doctor(member, *more)[1].items()}
 
 
 def test_doctor_in_the_pod_says_that_all_is_well(cluster: Cluster) -> None:
@@ -282,7 +177,7 @@ def test_doctor_in_the_pod_says_that_the_spool_is_full(cluster: Cluster) -> None
     """On a small file system that the container has: /dev/shm."""
     member = cluster.members[0]
     assert outcomes(member)["spool"] in ("fine", "note")
-    large = Path(f"/proc/{member.mirror.pids()[0]}/root/dev/shm/large")
+    large = Path("/proc", str(member.mirror.pids()[0]), "root", "dev", "shm", "large")
     with large.open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, 60 << 20)
     try:
