@@ -221,6 +221,11 @@ def _seccomp() -> dict[str, Any]:
 _USUAL: list[dict[str, Any]] = [
     {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
     {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755", "size=65536k"]},
-    {"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["nosuid", "nodev", "mode=1777"]},
+    {
+        "destination": "/dev/shm",
+        "type": "tmpfs",
+        "source": "shm",
+        "options": ["nosuid", "nodev", "mode=1777", "size=65536k"],
+    },
     {"destination": "/sys", "type": "bind", "source": "/sys", "options": ["rbind", "ro", "rprivate"]},
 ]
