@@ -227,7 +227,7 @@ GIB = 1 << 30
     [
         (SpoolSeen("/s", 20 * GIB), FINE, "/s may be written; 20.0 GiB are free"),
         (SpoolSeen("/s", 2 * GIB), Outcome.NOTE, "2.0 GiB are free, less than spool_bytes (16.0 GiB)"),
-        (SpoolSeen("/s", 4096), PROBLEM, "/s is full: 4.0 KiB are free"),
+        (SpoolSeen("/s", 4096), PROBLEM, "/s is full: 4 KiB are free"),
         (SpoolSeen("/s", None, "No space left on device", errno.ENOSPC), PROBLEM, "/s is full: No space left"),
         (SpoolSeen("/s", None, "Disk quota exceeded", errno.EDQUOT), PROBLEM, "/s is full: Disk quota"),
         (SpoolSeen("/s", None, "No such file or directory", errno.ENOENT), PROBLEM, "there is no directory /s"),

@@ -18,7 +18,6 @@ from fastmirror.containerd.hosts import CannotPrepend
 from fastmirror.containerd.plan import Found
 from fastmirror.containerd.probe import Answer, Kind
 from fastmirror.inventory.bridge import PeerRow
-from fastmirror.pull.report import size
 
 CRI_NAMESPACE: Final = "k8s.io"  # kubelet's, always
 
@@ -213,7 +212,7 @@ def judge_spool(seen: SpoolSeen, spool_bytes: int, least: int) -> Finding:
     check, why = "spool", "content from other nodes is written there first; without room pulls go to the registries"
     where = "set spool_dir to a directory on a disk with room"
     if seen.code in (errno.ENOSPC, errno.EDQUOT) or (seen.free is not None and seen.free < least):
-        what = f"{seen.directory} is full: {seen.error or f'{size(seen.free or 0)} are free'}"
+        what = f"{seen.directory} is full: {seen.error or f'{_size(seen.free or 0)} are free'}"
         return Finding(check, Outcome.PROBLEM, what, why, f"free space there, or {where}")
     if seen.code == errno.ENOENT:
         mend = f"make it for fastmirror's user (serve does so at its start if it may), or {where}"
@@ -224,12 +223,16 @@ def judge_spool(seen: SpoolSeen, spool_bytes: int, least: int) -> Finding:
     if seen.free is None:
         mend = f"let fastmirror's user (and run this as that user) write there, or {where}"
         return Finding(check, Outcome.PROBLEM, f"{seen.directory} cannot be written: {seen.error}", why, mend)
-    free = f"{seen.directory} may be written; {size(seen.free)} are free"
+    free = f"{seen.directory} may be written; {_size(seen.free)} are free"
     if seen.free < spool_bytes:
-        what = f"{free}, less than spool_bytes ({size(spool_bytes)})"
+        what = f"{free}, less than spool_bytes ({_size(spool_bytes)})"
         why = "many large pulls at once may fill that disk"
         return Finding(check, Outcome.NOTE, what, why, f"lower spool_bytes, or {where}")
     return Finding(check, Outcome.FINE, free)
+
+
+def _size(count: int) -> str:
+    return f"{count / (1 << 30):.1f} GiB" if count >> 30 else f"{count >> 10} KiB"
 
 
 class ContentSeen(NamedTuple):
