@@ -11,9 +11,10 @@ import os
 import platform
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import click
 
@@ -26,6 +27,8 @@ from fastmirror.oci.reference import Reference
 
 if TYPE_CHECKING:
     from fastmirror.store.layout import LayoutStore
+
+_USUAL_STORE: Final = ("containerd:/run/containerd/containerd.sock",)  # what doctor looks at
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -41,16 +44,20 @@ def fastmirror(**_: Any) -> None:
     """A node-local, peer-to-peer mirror for OCI images, in front of containerd."""
 
 
-def settings_options(*names: str, **helps: str) -> Callable[[Command], Command]:
+def settings_options(
+    *names: str, defaults: Mapping[str, object] = MappingProxyType({}), **helps: str
+) -> Callable[[Command], Command]:
     """Options for the named settings (all without names), and ``--config``, generated from the settings' type.
 
-    ``helps`` are texts for settings that mean less here than elsewhere.
+    ``helps`` are texts for settings that mean less here than elsewhere, ``defaults`` what the help says of settings
+    that the command takes for something else where nobody gives them.
     """
 
     def decorate(command: Command) -> Command:
         for field in reversed(fields()):
             if not names or field.name in names:
-                command = _option(field._replace(help=helps.get(field.name, field.help)))(command)
+                here = {"help": helps.get(field.name, field.help), "default": defaults.get(field.name, field.default)}
+                command = _option(field._replace(**here))(command)
         return click.option("--config", metavar="FILE", help="TOML file with settings [env: FASTMIRROR_CONFIG]")(
             command
         )
@@ -254,20 +261,25 @@ fastmirror.add_command(commands.cleanup)
 @click.option("--probe", is_flag=True, help="Let CRI pull a name that cannot exist, to see which hosts.toml it reads.")
 @settings_options(
     "store", "containerd_namespace", "registry_addr", "peer_addr", "peers", "admin_addr", "bootstrap", "spool_dir",
-    "spool_bytes",
+    "spool_bytes", defaults={"store": _USUAL_STORE}, store="containerd is looked at if one is containerd:SOCKET",
+    admin_addr="where the running node is asked which others it has and whether they answer",
 )  # fmt: skip
 @_format_option
 def doctor(config: str | None, output: str, **given: Any) -> int:
     """Look for what keeps containerd and this node's mirror from working together.
 
+    Without --peers the running node is asked for the others (--admin-addr).
     Exit codes: 0 all is fine; 1 there is a problem; 2 wrong use; 3 no problem, but not all could be seen.
     """
     own = {name: given.pop(name) for name in ("certs_dir", "containerd_config", "mirror", "registries", "probe")}
-    settings = _load(config, given).settings
+    loaded = _load(config, given)
+    if loaded.origins["store"].kind == "default":
+        loaded = _load(config, given | {"store": _USUAL_STORE})
+    settings = loaded.settings
     from fastmirror import peers as known  # here, both: http.client and grpc cost other commands time and memory
     from fastmirror.containerd import doctor, findings
 
-    if settings.router.joins:
+    if settings.router.joins or not settings.fetch.peers:
         try:
             own["nodes"] = tuple(known.ask(check.address(settings.serve.admin_addr)))
         except known.PeersUnknown as error:

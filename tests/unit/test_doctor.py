@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from fastmirror.config import FetchSettings, Settings, StoreSettings
@@ -40,6 +43,8 @@ from fastmirror.containerd.look import look_at_spool
 from fastmirror.containerd.plan import FileState, Found
 from fastmirror.containerd.probe import Answer, Kind
 from fastmirror.inventory.bridge import PeerRow
+from tests.kit.cluster import free_port
+from tests.kit.process import start
 
 URL = "http://127.0.0.1:5000"
 CERTS = "/etc/containerd/certs.d"
@@ -122,6 +127,14 @@ def test_hosts_toml(there, asked, outcomes):
     assert {finding.check.removeprefix("hosts.toml of "): finding.outcome for finding in findings} == outcomes
 
 
+def test_how_to_mend_names_all_registries_since_each_configure_replaces_the_set_before():
+    there = found(a__test=OURS, b__test_5000_=None)
+    mends = {finding.mend for finding in judge_hosts(there, URL, ("b.test:5000",), "/other") if finding.mend}
+    registries = "--registry _default --registry b.test:5000 --registry a.test"
+    assert mends == {f"fastmirror configure --mirror {URL} --certs-dir /other {registries}"}
+    assert {finding.mend for finding in judge_hosts(found(), URL, ())} == {f"fastmirror configure --mirror {URL}"}
+
+
 def test_a_registry_with_a_port_is_found_by_either_name_of_its_directory():
     there = Found({"a.test_5000_/hosts.toml": FileState(OURS.encode())}, {"a.test_5000_": frozenset()}, {})
     findings = {finding.check: finding for finding in judge_hosts(there, URL, ("a.test:5000",))}
@@ -160,7 +173,6 @@ def test_it_is_said_whether_strangers_are_served(answer, outcome, said):
 
 def test_another_version_of_fastmirror_is_fine_and_told():
     assert "this command is 2.0" in judge_mirror(URL, Answer(Kind.OURS, "1.0"), "2.0").what
-    assert [finding.outcome for finding in judge_peers({})] == [UNSEEN]
 
 
 @pytest.mark.parametrize(
@@ -279,6 +291,29 @@ def test_nodes_that_the_router_knows_are_judged_by_their_state() -> None:
     assert (live.outcome, live.what) == (FINE, "10.0.0.2:5001 is live, 1.2 ms away")
     assert (lost.outcome, lost.what) == (PROBLEM, "10.0.0.2:5001 is lost: connect timeout")
     assert left.outcome is Outcome.NOTE
+    (other,) = judge_nodes([node("not fastmirror")])
+    assert (other.outcome, other.what) == (PROBLEM, "10.0.0.2:5001 is not fastmirror")
     assert [finding.outcome for finding in judge_nodes([])] == [PROBLEM]
     assert [finding.outcome for finding in judge_nodes([node("left")])] == [Outcome.NOTE, PROBLEM]
     assert [finding.what for finding in judge_nodes("no node answers")] == ["no node answers"]
+
+
+def doctor_says(*line: str) -> dict[str, Finding]:
+    done = subprocess.run(
+        [sys.executable, "-m", "fastmirror", "doctor", "-o", "json", *line],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return {one.check: one for one in msgspec.json.decode(done.stdout, type=list[Finding])}
+
+
+def test_the_running_node_is_asked_for_its_peers_and_containerd_only_where_a_store_is_its(tmp_path: Path) -> None:
+    down = f"127.0.0.1:{free_port('127.0.0.1')}"
+    with start(tmp_path / "one") as other, start(tmp_path / "two", peers=["{}:{}".format(*other.peer), down]) as node:
+        admin, mirror = "{}:{}".format(*node.admin), "http://{}:{}".format(*node.registry)
+        line = ("--admin-addr", admin, "--mirror", mirror, "--certs-dir", os.path.relpath(tmp_path))
+        said = doctor_says("--store", f"oci:{tmp_path / 'layout'}", *line)
+    assert said["containerd"].what == "not seen: the store is an OCI layout"
+    assert "config_path" not in said
+    assert said["peer {}:{}".format(*other.peer)].outcome is FINE
+    assert said[f"peer {down}"].what == f"{down} is down: unreachable"
+    assert f"--certs-dir {tmp_path}" in said["hosts.toml of _default"].mend

@@ -210,6 +210,15 @@ async def test_a_peer_that_was_only_late_is_back_at_once(questions: Questions) -
             running.cancel()
 
 
+async def test_a_server_that_is_no_fastmirror_is_shown_as_such(questions: Questions) -> None:
+    node = HolderNode()
+    with FaultyPeer([]) as other, FaultyPeer([], plan=always(status(404))) as lacks:
+        peers = [node.peer, Peer(*other.address), Peer(*lacks.address)]
+        shown = [row.state for row in await questions.router(*peers).rows()]
+    await node.close()
+    assert shown == ["live", "not fastmirror", "not fastmirror"]
+
+
 async def test_a_peer_that_goes_down_and_comes_back_is_told_once_each_and_shown(
     questions: Questions, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -43,6 +43,8 @@ def configure(certs_dir: str, show_diff: bool, dry_run: bool, watch: bool, **giv
 
     Without --registry it is _default/hosts.toml, for all registries that have no directory of their own. Files that are
     there are kept: the mirror goes in front of their hosts, and `fastmirror cleanup` gives them back as they were.
+    Each call says all that is wanted: what an earlier one did for registries that this one does not name is given back
+    (--registry _default --registry docker.io for both).
     Exit codes: 0 done; 1 something could not be done (it says what); 2 wrong use.
     """
     from fastmirror.containerd.configure import check_mirror, preview, write

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -20,11 +21,11 @@ from fastmirror.errors import CertsError, StoreError
 from fastmirror.fetch.spool import spool_directory
 from fastmirror.inventory.bridge import PeerRow
 
-USUAL_SOCKET: Final = "/run/containerd/containerd.sock"
-
 
 class Questions(NamedTuple):
-    """What to look at. Without ``socket`` (a store of plain files) containerd is not asked."""
+    """What to look at. Without ``socket`` (a store of plain files) containerd is not asked. ``nodes`` is what the
+    running node knows of the others, or why that is not known; without, ``peers`` are asked from here.
+    """
 
     mirror: str
     peer_addr: str
@@ -35,7 +36,7 @@ class Questions(NamedTuple):
     namespace: str = "k8s.io"
     registries: tuple[str, ...] = ()
     peers: tuple[str, ...] = ()
-    nodes: tuple[PeerRow, ...] | str | None = None  # what the router knows, or why that is not known
+    nodes: tuple[PeerRow, ...] | str | None = None
     pull: bool = False
     spool: str = "/var/tmp"
     spool_bytes: int = 0
@@ -45,18 +46,17 @@ class Questions(NamedTuple):
 def questions(settings: Settings, **given: Any) -> Questions:
     """What to look at on a node with these settings, and the command's own options. Raises ConfigError.
 
-    Where no store is containerd's, its usual socket is looked at.
+    Of several stores containerd's is looked at.
     """
     stores = [check.store(text) for text in settings.stores.store]
     store = next((store for store in stores if store.kind == "containerd"), None)
     plain = next((store.path for store in stores if store.kind == "content"), "")
-    socket = store.path if store is not None else None if plain else USUAL_SOCKET
     return Questions(
         mirror=hosts.mirror_url(given["mirror"] or _url(settings.serve.registry_addr)),
         peer_addr=settings.serve.peer_addr,
-        certs_dir=Path(given["certs_dir"]),
+        certs_dir=Path(os.path.abspath(given["certs_dir"])),  # what it advises is for any directory
         containerd_config=Path(given["containerd_config"]),
-        socket=socket,
+        socket=None if store is None else store.path,
         content=plain if store is None else store.content,
         namespace=settings.stores.containerd_namespace,
         registries=tuple(hosts.target(name).registry for name in given["registries"]),
@@ -87,7 +87,8 @@ async def examine(questions: Questions) -> list[Finding]:
     if questions.socket is None:
         why = "names, CRI's settings and containerd's own directory cannot be seen without its socket"
         mend = "give --store containerd:SOCKET to look at them"
-        made.append(Finding("containerd", Outcome.UNSEEN, "no socket is configured", why, mend))
+        what = "no socket is configured" if questions.content else "not seen: the store is an OCI layout"
+        made.append(Finding("containerd", Outcome.UNSEEN, what, why, mend))
         listed: list[ContentRecord] = []
     else:
         async with Client(questions.socket, questions.namespace) as client:
@@ -96,7 +97,9 @@ async def examine(questions: Questions) -> list[Finding]:
     spool = look.look_at_spool(questions.spool)
     made.append(findings.judge_spool(spool, questions.spool_bytes, questions.least_bytes))
     made.append(findings.judge_mirror(questions.mirror, probe(questions.mirror), __version__))
-    made.append(findings.judge_served(look.look_at_served(questions.mirror, listed)))
+    unasked = findings.ServedSeen(error="containerd, which would say what is here, was not asked")
+    served = unasked if questions.socket is None else look.look_at_served(questions.mirror, listed)
+    made.append(findings.judge_served(served))
     made.append(findings.judge_peer_listener(questions.peer_addr, probe(_url(questions.peer_addr))))
     if questions.nodes is not None:
         made += findings.judge_nodes(questions.nodes)
@@ -148,7 +151,7 @@ def _look_at_certs(questions: Questions) -> list[Finding]:
     except CertsError as error:
         why = "whether containerd asks the mirror is written there"
         return [Finding("hosts.toml", Outcome.UNSEEN, str(error), why, "run as a user who may read it")]
-    return findings.judge_hosts(found, questions.mirror, questions.registries)
+    return findings.judge_hosts(found, questions.mirror, questions.registries, str(questions.certs_dir))
 
 
 def to_json(made: list[Finding]) -> str:

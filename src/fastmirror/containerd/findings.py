@@ -20,6 +20,7 @@ from fastmirror.containerd.probe import Answer, Kind
 from fastmirror.inventory.bridge import PeerRow
 
 CRI_NAMESPACE: Final = "k8s.io"  # kubelet's, always
+USUAL_CERTS: Final = "/etc/containerd/certs.d"
 
 
 class Outcome(Enum):
@@ -122,33 +123,36 @@ def judge_fetch_buffer(seen: CriSeen) -> Finding:
     return Finding(check, Outcome.PROBLEM, f"it is {seen.fetch_buffer} (from {seen.source})", why, mend)
 
 
-def judge_hosts(found: Found, mirror: str, registries: tuple[str, ...]) -> list[Finding]:
+def judge_hosts(found: Found, mirror: str, registries: tuple[str, ...], certs_dir: str = USUAL_CERTS) -> list[Finding]:
     """Whether hosts.toml files send pulls to the mirror first: ``_default``, each registry with a directory, and those
     asked for.
     """
-    names = list(dict.fromkeys([hosts.DEFAULT, *registries, *found.directories]))
-    findings = []
-    for name in names:
+    judged: dict[str, str | None] = {}
+    for name in dict.fromkeys([hosts.DEFAULT, *registries, *found.directories]):
         directories = hosts.target(name).directories if name in registries else (name,)
         directory = next((directory for directory in directories if directory in found.directories), None)
         if name.startswith((".", "_")) and name != hosts.DEFAULT:
             continue
-        if directory is None and name != hosts.DEFAULT:
-            continue  # _default counts for it
-        findings.append(_judge_directory(found, name, directory, mirror))
-    return findings
+        if directory is not None or name == hosts.DEFAULT:  # else _default counts for it
+            judged[name] = directory
+    mend = f"fastmirror configure --mirror {mirror}" + ("" if certs_dir == USUAL_CERTS else f" --certs-dir {certs_dir}")
+    if len(judged) > 1:  # all of them: configure takes back what it is not told of
+        mend += "".join(f" --registry {name}" for name in dict.fromkeys(map(_registry, judged)))
+    return [_judge_directory(found, name, directory, mirror, mend) for name, directory in judged.items()]
 
 
-def _judge_directory(found: Found, name: str, directory: str | None, mirror: str) -> Finding:
+def _registry(name: str) -> str:
+    """The registry that a directory of certs.d is for, as --registry has it."""
+    return name if name == hosts.DEFAULT else name.replace("_", ":", 1).rstrip("_")
+
+
+def _judge_directory(found: Found, name: str, directory: str | None, mirror: str, mend: str) -> Finding:
     check = f"hosts.toml of {name}"
-    option = "" if name == hosts.DEFAULT else f" --registry {name.replace('_', ':', 1).rstrip('_')}"
-    mend = f"fastmirror configure --mirror {mirror}{option}"
-    everywhere = "all registries without a directory of their own"
-    why = f"pulls from {everywhere if name == hosts.DEFAULT else name} do not ask the mirror"
+    whose = "all registries without a directory of their own" if name == hosts.DEFAULT else name
+    why = f"pulls from {whose} do not ask the mirror"
     path = f"{directory}/{hosts.FILE}"
     if path in found.unreadable:
-        what = f"{path} cannot be read: {found.unreadable[path]}"
-        unseen = "whether containerd asks the mirror is written there"
+        what, unseen = f"{path} cannot be read: {found.unreadable[path]}", "whether containerd asks the mirror is there"
         return Finding(check, Outcome.UNSEEN, what, unseen, "make it a file, or run as a user who may read it")
     state = found.files.get(path)
     if state is None:
@@ -274,10 +278,6 @@ def judge_content(seen: ContentSeen) -> Finding:
 
 def judge_peers(answers: Mapping[str, Answer]) -> list[Finding]:
     """Whether the other nodes can be asked."""
-    if not answers:
-        what = "no peers are configured, so none were asked"
-        mend = "give --peers HOST:PORT of other nodes' peer listeners"
-        return [Finding("peers", Outcome.UNSEEN, what, "without them only this node's content is served", mend)]
     findings = []
     for peer, answer in answers.items():
         check = f"peer {peer}"
@@ -290,16 +290,17 @@ def judge_peers(answers: Mapping[str, Answer]) -> list[Finding]:
 
 
 def judge_nodes(nodes: Sequence[PeerRow] | str) -> list[Finding]:
-    """Whether the router has found other nodes and reaches them. A text is why that cannot be seen."""
+    """Whether the running node has other nodes and reaches them. A text is why that cannot be seen."""
     why = "content that only other nodes have comes from the registry"
     if isinstance(nodes, str):
-        return [Finding("peers", Outcome.UNSEEN, nodes, why, "run it where --admin-addr of the running node answers")]
+        mend = "run it where --admin-addr of the running node answers, or give --peers HOST:PORT of other nodes"
+        return [Finding("peers", Outcome.UNSEEN, nodes, why, mend)]
     if not nodes:
         mend = "is this the only node? else look at --bootstrap, and whether the router's port is open between nodes"
         return [Finding("peers", Outcome.PROBLEM, "the router has found no other node", why, mend)]
     findings = []
     for node in nodes:
-        check = f"peer {node.name or node.address}"
+        check = f"peer {node.name if node.peer_id and node.name else node.address}"  # given ones have names of hosts
         if node.state == "live":
             trip = "" if node.round_trip is None else f", {node.round_trip * 1000:.1f} ms away"
             findings.append(Finding(check, Outcome.FINE, f"{node.address} is live{trip}"))
@@ -307,7 +308,7 @@ def judge_nodes(nodes: Sequence[PeerRow] | str) -> list[Finding]:
             findings.append(Finding(check, Outcome.NOTE, f"{node.address} has left", "it was stopped", ""))
         else:
             what = f"{node.address} is {node.state}" + (f": {node.failure}" if node.failure else "")
-            mend = "is fastmirror running there, and are its router's and peer's ports open between the nodes?"
+            mend = "is fastmirror running there, are its ports open between the nodes, and is this its peer listener?"
             findings.append(Finding(check, Outcome.PROBLEM, what, why, mend))
     if all(node.state == "left" for node in nodes):
         mend = "start fastmirror on the other nodes; one that starts finds this one by itself"

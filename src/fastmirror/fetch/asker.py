@@ -11,12 +11,14 @@ from fastmirror.fetch.outcome import PeerOutcome
 from fastmirror.fetch.peerbook import PeerBook
 from fastmirror.fetch.want import lookup_target
 from fastmirror.http.client import PeerClient
-from fastmirror.http.response import Head
+from fastmirror.http.response import Head, refusal
 from fastmirror.oci.digest import Digest
 from fastmirror.routing import Holder, Key, Peer
 from fastmirror.routing.static import Standing
 
 GREET_SECONDS: Final = 1.0
+_VERSION: Final = b"fastmirror-version"  # mirror.answers.VERSION_FIELD, in lower case
+_SAYS_WHO: Final = frozenset({200, 401, 404})  # fastmirror has 200 for /v2/, 403 for strangers, 5xx without time for it
 
 
 class PeerAsker:
@@ -65,10 +67,14 @@ class PeerAsker:
         """See ``Asker.due``."""
         return self._book.due(self._loop.time())
 
-    async def greet(self, peer: Peer) -> None:
+    async def greet(self, peer: Peer) -> bool | None:
         """See ``Asker.greet``."""
-        head = await self._client.head(peer, "/v2/", GREET_SECONDS)
-        self._note(peer, PeerOutcome.GOT if isinstance(head, Head) else head)
+        head = await self._client.head(peer, "/v2/", GREET_SECONDS, any_status=True)
+        if isinstance(head, PeerOutcome):
+            self._note(peer, head)
+            return None
+        self._note(peer, PeerOutcome.GOT if head.status == 200 else refusal(head))
+        return _VERSION in head.fields if head.status in _SAYS_WHO else None
 
     def _note(self, peer: Peer, outcome: PeerOutcome) -> None:
         self._book.note(peer, outcome, self._loop.time(), body=False)

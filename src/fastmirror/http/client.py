@@ -65,8 +65,11 @@ class PeerClient:
         self._closed = False
         self.token: Callable[[Address], bytes] = lambda _: b""
 
-    async def head(self, address: Address, target: str, seconds: float) -> Head | PeerOutcome:
-        """HEAD ``target``: the head of a 200, or how the request ended, within ``seconds``.
+    async def head(
+        self, address: Address, target: str, seconds: float, *, any_status: bool = False
+    ) -> Head | PeerOutcome:
+        """HEAD ``target``: the head of a 200 (``any_status``: of every answer), or how the request ended, within
+        ``seconds``.
 
         LEFT if our own requests to this peer took all the time. Cancel: the connection is closed.
         """
@@ -87,7 +90,7 @@ class PeerClient:
             return answer
         outcome = None if answer.head.status == 200 else refusal(answer.head)
         self._leave(address, answer, answer.rest == b"" and outcome is not PeerOutcome.GARBLED)
-        return outcome or answer.head
+        return answer.head if any_status else outcome or answer.head
 
     def _request(self, method: str, address: Address, target: str, *fields: str) -> bytes:
         host, port = address

@@ -48,8 +48,8 @@ class Asker(Protocol):
     def due(self) -> list[Peer]:
         """Peers that were left alone just now, or for long enough: somebody should :meth:`greet` them now."""
 
-    async def greet(self, peer: Peer) -> None:
-        """Find out whether a peer is back, within a second or two."""
+    async def greet(self, peer: Peer) -> bool | None:
+        """Find out whether a peer is back, within a second or two. Whether it is fastmirror; None: not seen."""
 
 
 async def keep_probing(asker: Asker) -> None:
@@ -74,6 +74,7 @@ class StaticRouter:
         self._asker = asker
         self._seconds = lookup_timeout
         self._lookups: set[_Lookup] = set()
+        self._foreign: set[Peer] = set()  # as it was when they were greeted for rows()
         now = asyncio.get_running_loop().time()
         self._since: dict[Peer, tuple[str, float]] = dict.fromkeys(self._peers, ("live", now))
 
@@ -108,20 +109,26 @@ class StaticRouter:
         async with asyncio.TaskGroup() as group:
             for peer in self._peers:
                 if self._asker.live(peer):
-                    group.create_task(self._asker.greet(peer), name=f"greet {peer}")
+                    group.create_task(self._greet(peer), name=f"greet {peer}")
         now = asyncio.get_running_loop().time()
-        for peer in self._peers:
-            self._note_state(peer, self._asker.standing(peer).state, now)
-        return [self._row(peer, self._asker.standing(peer), now - self._since[peer][1]) for peer in self._peers]
+        return [self._row(peer, self._asker.standing(peer), now) for peer in self._peers]
 
-    @staticmethod
-    def _row(peer: Peer, standing: Standing, age: float) -> PeerRow:
+    async def _greet(self, peer: Peer) -> None:
+        ours = await self._asker.greet(peer)
+        if ours is not None:
+            (self._foreign.discard if ours else self._foreign.add)(peer)
+
+    def _row(self, peer: Peer, standing: Standing, now: float) -> PeerRow:
+        self._note_state(peer, standing.state, now)
+        state, since = self._since[peer]
         return PeerRow(
-            peer_id="", name=peer.host, zone="", address=str(peer), connection="", round_trip=None, keys=0, age=age,
-            state=standing.state, failure=standing.failure, failure_age=standing.failure_age,
+            peer_id="", name=peer.host, zone="", address=str(peer), connection="", round_trip=None, keys=0,
+            age=now - since, state=state, failure=standing.failure, failure_age=standing.failure_age,
         )  # fmt: skip
 
     def _note_state(self, peer: Peer, state: str, now: float) -> None:
+        if state == "live" and peer in self._foreign:
+            state = "not fastmirror"
         if self._since[peer][0] != state:
             self._since[peer] = (state, now)
 
