@@ -77,13 +77,15 @@ def mebibytes(count: int) -> str:
 
 
 def table(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
-    """The steps: where each byte came from, how long it took, and the longest silence within a layer."""
-    head = f"{'step':<{WIDTH}}" + "".join(f"{name:>10}" for name in names) + f"{'seconds':>9}{'gap':>9}"
+    """The steps: where each byte came from, how long it took, and where it is seen the longest silence in a layer."""
+    gaps = any(row.gap is not None for row in rows)
+    head = f"{'step':<{WIDTH}}" + "".join(f"{name:>10}" for name in names) + f"{'seconds':>9}"
+    head += f"{'gap':>9}" if gaps else ""
     lines = [head, "-" * len(head)]
     for number, row in enumerate(rows, 1):
         cells = "".join(f"{_amount(row.sources.get(name, 0)):>10}" for name in names)
-        gap = "-" if row.gap is None else f"{row.gap * 1000:.0f} ms"
-        lines.append(f"{f'{number} {row.what}':<{WIDTH}}{cells}{row.seconds:>9.2f}{gap:>9}")
+        gap = f"{'-' if row.gap is None else f'{row.gap * 1000:.0f} ms':>9}" if gaps else ""
+        lines.append(f"{f'{number} {row.what}':<{WIDTH}}{cells}{row.seconds:>9.2f}{gap}")
         if row.error:
             lines.append(f"  FAILED: {row.error}")
     return lines
@@ -107,6 +109,10 @@ def summary(rows: Sequence[Row], image: Image, origin_served: int, checked: int)
             if row.gap is not None and before.gap is not None:
                 quiet = f"{row.gap * 1000:.0f} ms, without a death {before.gap * 1000:.0f} ms"
                 times += f" (longest silence in a layer: {quiet})"
+            if row.layer_seconds:
+                times += f"; the whole pull {row.seconds:.2f} s instead of {before.seconds:.2f} s"
+            if round(cost) == 0:
+                times += "; what it had not given yet came from the others meanwhile"
             lines.append(f"the death of node {row.killed} cost {cost:.0f} ms: {times}")
     share = origin_served / image.size
     lines.append(f"the origin served {mebibytes(origin_served)} in all: {share:.2f} times the image")

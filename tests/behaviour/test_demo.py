@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from demo import cluster
+from demo import cluster, images, report
+from fastmirror.oci.descriptor import OCTET_STREAM, Descriptor
+from fastmirror.oci.digest import Digest
+from fastmirror.oci.reference import Reference
 from tests.kit.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +41,7 @@ def _rows(output: str) -> list[dict[str, float]]:
     """The table's rows: MiB by source. Fails if there is no table."""
     rows = []
     for line in output.splitlines():
-        match = re.match(r"(\d) .{38}((?:\s+(?:-|[\d.]+ [KM]iB)){4})\s+[\d.]+\s+(?:\d+ ms|-)", line)
+        match = re.match(r"(\d) .{38}((?:\s+(?:-|[\d.]+ [KM]iB)){4})\s+[\d.]+(?:\s+(?:\d+ ms|-))?$", line)
         if match:
             cells = re.findall(r"-|[\d.]+ [KM]iB", match[2])
             rows.append(dict(zip(("origin", "A", "B", "C"), map(_mebibytes, cells), strict=True)))
@@ -114,6 +117,22 @@ def test_demo_with_real_containerds_leaves_nothing_even_when_it_is_killed(tmp_pa
         demo.wait()
     eventually(lambda: not _processes(tmp_path), "the nodes have ended too")
     assert Path("/proc/self/mounts").read_text() == mounts
+
+
+def test_the_table_has_no_column_for_what_is_not_seen_and_a_death_that_cost_nothing_is_explained() -> None:
+    calm = report.Row("C pulls", "C", {"A": 1 << 20}, 1.5, layer_seconds=1.0)
+    deadly = report.Row("C pulls again", "C", {"A": 1 << 20}, 1.75, layer_seconds=0.9, killed="A")
+    head, _, *lines = report.table([calm, deadly], "AB")
+    assert head.split() == ["step", "A", "B", "seconds"]
+    assert [line.split()[-1] for line in lines] == ["1.50", "1.75"]
+    assert report.table([report.Row("", "C", gap=0.02)], "AB")[0].endswith("gap")
+    layer = Descriptor(OCTET_STREAM, Digest.of(b""), 1 << 20)
+    image = images.Image(Reference("registry.example", "app", "1"), Path(), layer, layer, (layer,))
+    said = report.summary([calm, deadly], image, 0, 0)[0]
+    assert said == (
+        "the death of node A cost 0 ms: the layer took 0.90 s with one source less, instead of 1.00 s; the whole pull "
+        "1.75 s instead of 1.50 s; what it had not given yet came from the others meanwhile"
+    )
 
 
 async def test_a_node_of_the_demo_that_does_not_start_is_told_with_what_it_said(

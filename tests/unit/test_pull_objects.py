@@ -42,9 +42,8 @@ def layer_only(plan: Plan) -> Plan:
 
 def walk(peers: Sequence[FaultyPeer], **more) -> Walk:
     urls = tuple(Host.parse(f"http://{peer}", "mirror") for peer in peers)
-    made = Walk(
-        Options(image=ImageName.parse(NAME), hosts=urls, platform=Platform("linux", "amd64"), **more), lambda _: None
-    )
+    more = {"platform": Platform("linux", "amd64")} | more
+    made = Walk(Options(image=ImageName.parse(NAME), hosts=urls, **more), lambda _: None)
     made.run()
     return made
 
@@ -69,6 +68,12 @@ def test_everything_is_fetched_once_measured_and_named():
     assert [one.bytes for one in done.objects] == [len(content) for content in CONTENT[:1] + BLOBS]
     assert all(one.whole and one.first_byte is not None and one.rate > 0 for one in done.objects)
     assert done.seconds >= of_layer(done).seconds
+
+
+def test_an_image_without_an_index_that_is_for_another_platform_is_pulled_and_told_of():
+    with FaultyPeer(CONTENT) as peer:
+        assert walk([peer]).other is None
+        assert walk([peer], platform=Platform("linux", "arm64")).other == Platform("linux", "amd64")
 
 
 def test_after_a_fin_the_rest_is_asked_for_from_the_first_host_again():

@@ -119,7 +119,8 @@ def test_json_has_all_of_it_and_of_a_failure_why():
     ("fetches", "kept", "hosts", "where"),
     [
         ([fetch()], 64, [str(MIRROR)], "peers"), ([fetch(ended=None)], 64, [str(MIRROR)], "peers"),
-        ([fetch(began=9.0, ended=8.0)], 64, [str(MIRROR)], "earlier"), ([], 64, [str(MIRROR)], "store"),
+        ([fetch(began=9.0, ended=8.0)], 64, [str(MIRROR)], "earlier"),
+        ([fetch(began=2.1, ended=1.9)], 64, [str(MIRROR)], "earlier"), ([], 64, [str(MIRROR)], "store"),
         ([fetch(digest="another")], 1, [str(MIRROR)], None), ([], 64, ["https://registry.example"], "other"),
         ([fetch(digest="another", began=9.0)], 1, [str(MIRROR)], "store"),
     ],

@@ -46,7 +46,10 @@ def run(given: Given) -> tuple[Report, FastmirrorError | None]:
         walk.run()
     except FastmirrorError as error:
         failure = error
-    heard = told.ask(admin, walk.seconds, (one.digest for one in walk.objects))
+    if walk.other is not None:
+        wanted = options.platform
+        sys.stderr.write(f"fastmirror: the image is for {walk.other} alone, not for {wanted}: it has no index\n")
+    heard = told.ask(admin, walk.began, (one.digest for one in walk.objects))
     return Report(walk, heard, failure), failure
 
 

@@ -106,6 +106,15 @@ def choose(index: bytes, wanted: Platform) -> Descriptor:
         raise PullFailed(f"the index names a digest that is none: {error.message}") from None
 
 
+def platform_of(config: bytes | bytearray) -> Platform | None:
+    """The platform that an image's config names; None if it names none."""
+    try:
+        there = msgspec.json.decode(config, type=_Platform)
+    except msgspec.DecodeError:
+        return None
+    return Platform(there.os, there.architecture, there.variant) if there.os and there.architecture else None
+
+
 def _fits(entry: _Entry, wanted: Platform) -> bool:
     there = entry.platform
     if there is None or (there.os, there.architecture) != (wanted.os, wanted.architecture):

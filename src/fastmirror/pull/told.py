@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import http.client
 import json
+import time
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
 from fastmirror.pull.hosts import Client, Host
 
 _MOST: Final = 8 << 20
-_SLACK: Final = 0.1
 
 
 class Told(NamedTuple):
@@ -21,8 +21,8 @@ class Told(NamedTuple):
     problem: str | None = None
 
 
-def ask(admin: Host | None, seconds: float, digests: Iterable[str]) -> Told:
-    """Ask the mirror's admin listener for what it fetched in the last ``seconds``. Never raises."""
+def ask(admin: Host | None, began: float, digests: Iterable[str]) -> Told:
+    """Ask the mirror's admin listener for what it fetched for a pull that began then (monotonic). Never raises."""
     if admin is None:
         return Told({}, False, "--admin URL asks the mirror which peer gave what (its admin listener, port 5002)")
     try:
@@ -32,7 +32,7 @@ def ask(admin: Host | None, seconds: float, digests: Iterable[str]) -> Told:
                 content += piece
         if answer.status != 200:
             return Told({}, False, f"{admin} does not tell (status {answer.status}): is it the mirror's --admin-addr?")
-        return _read(json.loads(content), seconds + _SLACK, set(digests))
+        return _read(json.loads(content), time.monotonic() - began, set(digests))
     except (OSError, http.client.HTTPException) as error:
         return Told({}, False, f"{admin} does not tell: {getattr(error, 'strerror', None) or error}")
     except (ValueError, LookupError, TypeError, AttributeError):
@@ -40,12 +40,12 @@ def ask(admin: Host | None, seconds: float, digests: Iterable[str]) -> Told:
 
 
 def _read(document: Any, seconds: float, digests: set[str]) -> Told:
-    """Fetches are told of youngest first; what ended before the pull began was not for it."""
+    """Fetches are told of youngest first; what began before the pull, ``seconds`` ago, was for somebody else."""
     fetches: dict[str, dict[str, Any]] = {}
     over = [fetch for fetch in document["fetches"] if fetch["ended"] is not None]
     for fetch in document["fetches"]:
         if fetch["digest"] in digests:
-            fetches.setdefault(fetch["digest"], fetch | {"earlier": (fetch["ended"] or 0.0) > seconds})
+            fetches.setdefault(fetch["digest"], fetch | {"earlier": fetch["began"] > seconds})
     complete = len(over) < document["kept"] or over[-1]["began"] > seconds
     return Told(fetches, complete)
 

@@ -17,7 +17,7 @@ from fastmirror.oci.digest import Digest
 from fastmirror.oci.manifest import MAX_BYTES, Manifest, parse_manifest
 from fastmirror.oci.reference import Reference
 from fastmirror.pull.hosts import Client, Host
-from fastmirror.pull.image import ImageName, Platform, choose
+from fastmirror.pull.image import ImageName, Platform, choose, platform_of
 from fastmirror.pull.measured import Measured, Nowhere
 from fastmirror.pull.objects import Objects
 from fastmirror.store import Batch, Ingest
@@ -39,13 +39,16 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Walk:
-    """One pull. ``objects`` has what was measured so far, also after a failure."""
+    """One pull. ``objects`` has what was measured so far, also after a failure; ``began`` is its start (monotonic).
+    ``other`` is the platform that an image without an index is for, if it is not the one that was asked for.
+    """
 
     def __init__(self, options: Options, watch: Watch) -> None:
         self.options = options
         self.objects: list[Measured] = []
         self.target: Digest | None = None
-        self.seconds = 0.0
+        self.began = self.seconds = 0.0
+        self.other: Platform | None = None
         self._watch = watch
         self._client = Client()
         self._get = Objects(self._client, options.image, options.hosts)
@@ -53,13 +56,13 @@ class Walk:
 
     def run(self) -> None:
         """Pull everything. Raises PullFailed or StoreError; then nothing is kept, and no thread goes on."""
-        began = time.monotonic()
+        self.began = time.monotonic()
         try:
             with contextlib.ExitStack() as closing:
                 self._batch = self._open(closing)
                 self._pull()
         finally:
-            self.seconds = time.monotonic() - began
+            self.seconds = time.monotonic() - self.began
             self._client.stop()
             self._watch(self.objects)
 
@@ -137,10 +140,17 @@ class Walk:
                 raise
 
     def _blob(self, what: Measured) -> None:
+        sink = self._sink(what)
+        # an image with an index was chosen from it
+        single = what.kind == "config" and all(one.kind != "index" for one in self.objects)
+        kept = _Kept(sink) if single and what.size is not None and what.size <= MAX_BYTES else None
         try:
-            self._get.fetch(what, self._sink(what))
+            self._get.fetch(what, kept or sink)
         except OSError as error:
             raise StoreError(f"into: {what.digest} cannot be written ({error.strerror or error})") from error
+        there = kept and platform_of(kept.content)
+        if there and there[:2] != self.options.platform[:2]:
+            self.other = there
 
     def _sink(self, what: Measured) -> Ingest:
         return Nowhere(what.digest, what.size) if self._batch is None else self._batch.ingest(what.digest, what.size)
