@@ -22,7 +22,7 @@ from fastmirror.config.load import Field, fields
 
 DEPLOY: Final = Path(__file__).parents[1] / "deploy"
 CHART: Final = DEPLOY / "helm" / "fastmirror"
-PLACEHOLDER: Final = "registry.example/fastmirror"
+PLACEHOLDER: Final = "registry.example/team/fastmirror"
 _ALWAYS: Final = {"image": {"repository": PLACEHOLDER}, "namespace": {"create": True}}
 
 _DURATION: Final = r"^[0-9]+(\.[0-9]+)?(ms|s|m|h)?$"

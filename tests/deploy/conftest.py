@@ -21,7 +21,7 @@ def helm() -> None:
     """Let Helm's library, which is Go's, open what it keeps until the end: threads, one for each call at a time and
     some of its own.
     """
-    values: dict[str, object] = {"image": {"repository": "registry.example/fastmirror"}}
+    values: dict[str, object] = {"image": {"repository": "registry.example/team/fastmirror"}}
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(lambda _: list(render(values)), range(32)))
 

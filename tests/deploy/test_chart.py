@@ -47,7 +47,7 @@ SETS: dict[str, dict[str, Any]] = {
 
 
 def values(**more: Any) -> dict[str, Any]:
-    return {"image": {"repository": "registry.example/fastmirror"}, **more}
+    return {"image": {"repository": "registry.example/team/fastmirror"}, **more}
 
 
 def objects(**more: Any) -> list[dict[str, Any]]:

@@ -70,12 +70,29 @@ def test_the_command_line_is_one_that_fastmirror_takes(unit: str) -> None:
     assert {flag for flag in flags if flag not in done.stdout} == set()
 
 
+def test_what_the_page_installs_it_also_removes_and_the_units_name_only_what_is_installed() -> None:
+    page = (ROOT / "docs" / "install.md").read_text().partition("## Without Kubernetes")[2]
+    install, remove = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    targets = {"/var/lib/fastmirror", "/var/cache/fastmirror"}  # as the unit has systemd make them
+    targets |= set(re.findall(r"(?<= )(/(?:usr|etc|opt)/[\w./-]+)", install))
+    targets = {f"{path}{unit}" for path in targets for unit in (SERVICES if path.endswith("system/") else ("",))}
+    targets = {f"{path}fastmirror" if path.endswith("bin/") else path for path in targets}
+    removed = re.findall(r"(/[\w./-]+)", remove)
+    assert [path for path in targets if not any(f"{path}/".startswith(f"{gone}/") for gone in removed)] == []
+    assert len(targets) > 8
+    for unit in SERVICES:
+        (document,) = values(unit, "Documentation")
+        assert f"docs/{Path(document).name}" in install
+        assert str(Path(document.removeprefix("file://")).parent) in install
+
+
 def test_the_settings_are_valid_and_keep_to_what_the_unit_may_write() -> None:
     settings = load({}, {}, str(UNITS / "fastmirror.toml")).settings
     assert settings.router.joins
     assert settings.router.data_dir == f"/var/lib/{values('fastmirror.service', 'StateDirectory')[0]}"
     assert settings.fetch.spool_dir == f"/var/cache/{values('fastmirror.service', 'CacheDirectory')[0]}"
     (mounted,) = values("fastmirror.service", "BindReadOnlyPaths")
+    assert values("fastmirror.service", "RequiresMountsFor") == [mounted.removeprefix("-")]
     assert settings.stores.store[0].endswith(f",content={mounted.removeprefix('-')}")
     stop = float(values("fastmirror.service", "TimeoutStopSec")[0])
     assert stop > settings.serve.drain_timeout + 10

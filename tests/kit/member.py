@@ -19,7 +19,7 @@ from tools import gendeploy
 def rendered(node: Containerd) -> list[dict[str, Any]]:
     """The chart's objects for a node whose containerd is elsewhere than usual; all else is the default."""
     values = {
-        "image": {"repository": "registry.example/fastmirror"},
+        "image": {"repository": "registry.example/team/fastmirror"},
         "config": {"resolve_tags": True, "lookup_timeout": "3s", "drain_timeout": "5s"},
         "configure": {"registries": ["_default", "registry.test"]},
         "containerd": {
