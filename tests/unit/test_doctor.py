@@ -171,6 +171,11 @@ def test_it_is_said_whether_strangers_are_served(answer, outcome, said):
     assert exit_of([found]) is (Exit.UNSEEN if outcome is UNSEEN else Exit.FINE)
 
 
+def test_a_foreign_port_is_mended_with_the_directory_that_was_looked_at():
+    foreign = judge_mirror(URL, Answer(Kind.FOREIGN, "nginx"), "1.0", "/other")
+    assert foreign.mend.endswith("fastmirror cleanup --certs-dir /other")
+
+
 def test_another_version_of_fastmirror_is_fine_and_told():
     assert "this command is 2.0" in judge_mirror(URL, Answer(Kind.OURS, "1.0"), "2.0").what
 

@@ -173,7 +173,7 @@ def _judge_directory(found: Found, name: str, directory: str | None, mirror: str
     return Finding(check, Outcome.FINE, f"{directory}/{hosts.FILE} has the mirror first")
 
 
-def judge_mirror(url: str, answer: Answer, version: str) -> Finding:
+def judge_mirror(url: str, answer: Answer, version: str, certs_dir: str = USUAL_CERTS) -> Finding:
     """Whether the port that containerd is sent to is fastmirror's."""
     if answer.kind is Kind.OURS:
         other = "" if answer.detail == version else f"; this command is {version}"
@@ -183,7 +183,7 @@ def judge_mirror(url: str, answer: Answer, version: str) -> Finding:
         mend = "start fastmirror serve, or give its address with --mirror"
         return Finding("mirror", Outcome.PROBLEM, f"at {url} {answer}", why, mend)
     why = "containerd asks it first and believes what it says, or waits for it for ever"
-    mend = "free the port or move the mirror to another; until then: fastmirror cleanup"
+    mend = f"free the port or move the mirror to another; until then: fastmirror cleanup --certs-dir {certs_dir}"
     return Finding("mirror", Outcome.PROBLEM, f"at {url} {answer}", why, mend)
 
 
