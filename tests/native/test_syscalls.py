@@ -18,7 +18,7 @@ from tests.kit.process import Node, start
 from tests.kit.strace import traced
 from tests.kit.wire import Wire, build_request
 
-pytestmark = pytest.mark.needs("strace", "root")
+pytestmark = [pytest.mark.needs("strace", "root"), pytest.mark.memory]  # allocators under sanitizers call mmap
 
 LARGE = blob(8 << 20, 1)
 SMALL = blob(1000, 2)
