@@ -5,25 +5,21 @@ from __future__ import annotations
 import subprocess
 import tarfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from tests.kit import helm
 from tests.kit.built import Built, build_image
-from tools.gendeploy import render
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session", autouse=True)
-def helm() -> None:
-    """Let Helm's library, which is Go's, open what it keeps until the end: threads, one for each call at a time and
-    some of its own.
-    """
-    values: dict[str, object] = {"image": {"repository": "registry.example/team/fastmirror"}}
-    with ThreadPoolExecutor(8) as pool:
-        assert all(pool.map(lambda _: list(render(values)), range(32)))
+def helm_process() -> Iterator[None]:
+    """What ``tests.kit.helm`` asks."""
+    with helm.running():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,8 @@ import yaml
 from fastmirror.cli import fastmirror
 from fastmirror.config.load import fields
 from fastmirror.observe.metrics import Metrics
-from tools.gendeploy import CHART, render
+from tests.kit import helm
+from tools.gendeploy import CHART
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = [DOCS / name for name in ("install.md", "distributions.md", "from-spegel.md")]
@@ -43,7 +44,7 @@ def test_every_snippet_of_values_is_one_that_the_chart_takes() -> None:
     ours = [snippet for snippet in snippets if set(snippet) == {"containerd"}]
     assert len(ours) == 3
     for snippet in ours:
-        assert list(render({"image": {"repository": "registry.example/f"}, **snippet}))
+        assert helm.render({"image": {"repository": "registry.example/f"}, **snippet})
 
 
 def test_every_flag_of_ours_in_the_map_exists() -> None:

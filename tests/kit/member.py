@@ -8,12 +8,12 @@ import signal
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.kit import helm
 from tests.kit.containerd import Containerd
 from tests.kit.images import Image
 from tests.kit.origin import Origin
 from tests.kit.pod import Container, PodNode
 from tests.kit.waiting import eventually
-from tools import gendeploy
 
 
 def rendered(node: Containerd) -> list[dict[str, Any]]:
@@ -29,7 +29,7 @@ def rendered(node: Containerd) -> list[dict[str, Any]]:
             "configDir": str(node.directory),
         },
     }
-    return list(gendeploy.render(values))
+    return helm.render(values)
 
 
 def object_of(objects: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
