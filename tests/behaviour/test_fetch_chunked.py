@@ -191,6 +191,15 @@ async def test_a_peer_that_does_not_tell_its_list_is_waited_for_no_longer_than_f
         assert node.parts.book.live(Peer(*peer.address), asyncio.get_running_loop().time()), "nor is it left alone"
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+async def test_a_list_that_drips_is_not_waited_for(tmp_path: Path, count: int) -> None:
+    async with swarm(tmp_path, count, stall_timeout=0.5) as (node, peers):
+        peers[0].list_pause = 0.3
+        read = await read_timed(node, LAYER)
+        assert_same(read.body, LAYER)
+        assert read.seconds < 3.0 * NOISE
+
+
 async def test_strict_shows_nothing_before_all_of_it_is_right(tmp_path: Path) -> None:
     async with swarm(tmp_path, 1, verify="strict") as (node, (peer,)):
         peer.plan = faults.on_get(faults.truncate(5 * MIB), faults.status(404))

@@ -30,7 +30,7 @@ class FaultyPeer:
 
     ``head_delay``: seconds before a HEAD is answered, so that others are found first. ``pace``: bytes of a body per
     second, 0 for as many as go through. ``list_of``: gives, for some content, that of which it tells the piece hashes;
-    None: it tells none. ``list_delay``: seconds before it does.
+    None: it tells none. ``list_delay``: seconds before it does, ``list_pause``: between the bytes of a list.
 
     Owned by a ``with`` block: leaving it closes every connection and joins every thread.
     ``listening=False`` binds the port without listening: connecting is refused.
@@ -47,6 +47,7 @@ class FaultyPeer:
         self.list_of: Callable[[bytes], bytes] | None = None
         self.list_requests: list[str] = []
         self.list_delay = 0.0
+        self.list_pause = 0.0
         self._content = {"sha256:" + hashlib.sha256(blob).hexdigest(): blob for blob in blobs}
         self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
@@ -179,7 +180,12 @@ class FaultyPeer:
         told = self.list_of(content)
         pieces = [told[at : at + PIECE] for at in range(0, len(told), PIECE)]
         body = encode(Shape(len(told), algorithm), [piece_hash(piece, algorithm.name) for piece in pieces])
-        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body))
+        at_once = 1 if self.list_pause else len(body)
+        for position in range(0, len(body), at_once):
+            sock.sendall(body[position : position + at_once])
+            if self.list_pause and self._ended.wait(self.list_pause):
+                return
 
     def _ping(self, sock: socket.socket, seen: Seen) -> bool:
         code = 200 if seen.target.partition("?")[0] in ("/v2/", "/v2") else 404

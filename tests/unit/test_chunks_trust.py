@@ -50,6 +50,20 @@ def test_bytes_wait_for_a_list_that_was_asked_for() -> None:
     assert trust.frontier == 1
 
 
+def test_a_list_that_is_late_is_not_waited_for_and_still_counts() -> None:
+    trust = trust_with(2)
+    trust.expect(A)
+    trust.holds(0, GOOD, one(B))
+    assert trust.waits_for(A) == (0, 0)
+    trust.late(A)
+    trust.again()
+    assert trust.frontier == 1
+    assert trust.waits_for(A) == (0, -1)
+    trust.told(A, [GOOD, GOOD])
+    trust.holds(1, BAD, one(A))
+    assert trust.take() == [Convicted(A, Fault.CONTRADICTED), Refused(1, one(A))]
+
+
 def test_bytes_wait_while_holders_may_still_be_found() -> None:
     trust = Trust(1)
     trust.holds(0, GOOD, one(A))

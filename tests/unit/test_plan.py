@@ -213,6 +213,19 @@ def test_a_claim_that_is_spared_goes_on_as_if_it_had_just_moved() -> None:
     assert plan.step(again_at).cancel == [claim]
 
 
+def test_one_who_pauses_is_waited_for_longer_where_nobody_else_could_go_on() -> None:
+    for others, patience in ((0, SETTINGS.stall_timeout), (1, SETTINGS.least_stall)):
+        plan = ChunkPlan(64 * MIB, SETTINGS)
+        plan.join(Peer("a", 1))
+        (claim,) = plan.step(0.0).start
+        plan.flows(claim, 0.0)
+        plan.arrived(claim, 1000, 0.0)
+        for number in range(others):
+            plan.join(Peer("b", number))
+        assert claim not in plan.step(patience - 0.01).cancel
+        assert claim in plan.step(patience + 0.01).cancel
+
+
 # ---- readers that wait elsewhere than at the frontier
 
 

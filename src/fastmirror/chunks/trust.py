@@ -65,8 +65,8 @@ class _Held(NamedTuple):
 class Trust:
     """The state of one content of ``count`` pieces.
 
-    Reports    ``expect``, ``told``, ``ended`` (lists), ``holds`` (bytes), ``whole`` (the digest of all of it), and
-               ``sought``, when there is nobody left to be asked for a list.
+    Reports    ``expect``, ``told``, ``late``, ``ended`` (lists), ``holds`` (bytes), ``whole`` (the digest of it all),
+               and ``sought``, when there is nobody left to be asked for a list.
     Rulings    :meth:`take` gives what follows from them, each once.
     """
 
@@ -156,6 +156,24 @@ class Trust:
         if not self._lists.get(peer):
             self._lists.pop(peer, None)
         self._changed = True
+        self._again()
+
+    def waits_for(self, peer: Peer) -> tuple[int, int]:
+        """How many entries this peer's list has told, and the last piece that is held and waits for it (-1: none)."""
+        told = len(self._lists.get(peer, ()))
+        if peer not in self._waiting or peer in self.convicted:
+            return told, -1
+        return told, max((index for index in self._open if index >= told), default=-1)
+
+    def late(self, peer: Peer) -> None:
+        """Do not wait for what its list has not told; what it still tells counts. ``again`` follows, once the next
+        one is expected.
+        """
+        self._waiting.discard(peer)
+        self._changed = True
+
+    def again(self) -> None:
+        """Look again at what is not settled."""
         self._again()
 
     def sought(self) -> None:

@@ -165,6 +165,21 @@ class Verifier:
             self.trust.ended(peer)
             self._settle()
 
+    def waits_for(self, peer: Peer) -> tuple[int, int]:
+        """See ``Trust.waits_for``."""
+        return (0, -1) if self.trust is None or self._watcher is None else self.trust.waits_for(peer)
+
+    def late(self, peer: Peer) -> None:
+        """See ``Trust.late``; :meth:`again` follows."""
+        if self.trust is not None and self._watcher is not None:
+            self.trust.late(peer)
+
+    def again(self) -> None:
+        """Rule again, after ``late``."""
+        if self.trust is not None and self._watcher is not None:
+            self.trust.again()
+            self._settle()
+
     def sought(self) -> None:
         """Nobody is left whose list could be asked for: the look-up is over, and all holders that it found were asked.
 

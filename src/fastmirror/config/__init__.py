@@ -94,7 +94,7 @@ class FetchSettings(msgspec.Struct, frozen=True, kw_only=True):
     lookup_timeout: Annotated[Seconds, _help("time to find who has some content")] = 0.2
     connect_timeout: Annotated[Seconds, _help("time to connect to a peer")] = 0.25
     first_byte_timeout: Annotated[Seconds, _help("time until a peer's answer begins")] = 0.5
-    stall_timeout: Annotated[Seconds, _help("time without a new byte before another peer goes on")] = 0.5
+    stall_timeout: Annotated[Seconds, _help("time without a new byte; 0.25 s where another peer can go on")] = 0.5
     min_rate: Annotated[Bytes, _help("bytes a second, over 5 seconds, below which another peer goes on")] = 64 * 1024
     fetch_rate: Annotated[Rate, _help("bytes a second from all other nodes together; 0: no limit")] = 0
     max_fetches: Annotated[Count, _help("blobs fetched at the same time; more get 404")] = 64

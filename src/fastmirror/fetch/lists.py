@@ -38,6 +38,7 @@ class ListSearch:
         self._offered: dict[Peer, None] = {}  # in order, those that were not asked yet
         self._known: set[Peer] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._watches: dict[Peer, asyncio.TimerHandle] = {}
         self._closed = False
 
     @property
@@ -83,15 +84,29 @@ class ListSearch:
         self.look()
         self._asked.listed()
 
+    def _watch(self, peer: Peer, waited: int) -> None:
+        """A list that has not come to what was held one ``stall_timeout`` ago is not waited for."""
+        told, waits = self._verifier.waits_for(peer)
+        if told <= waited and waits >= 0:
+            extra = {"event": "fetch.list_late", "digest": self._digest, "peer": str(peer)}
+            log.debug("a peer's list is late", extra=extra)
+            self._verifier.late(peer)
+            self.look()
+            self._verifier.again()
+            return
+        self._watches[peer] = self._loop.call_later(self._parts.settings.stall_timeout, self._watch, peer, waits)
+
     async def _receive(self, peer: Peer) -> None:
         def told(hashes: list[bytes]) -> None:
             self._verifier.told(peer, hashes)
             self.look()
 
         outcome = PeerOutcome.LEFT
+        self._watches[peer] = self._loop.call_later(self._parts.settings.stall_timeout, self._watch, peer, -1)
         try:
             outcome = await self._parts.lists.receive(peer, self._digest, self._shape, told)
         finally:
+            self._watches.pop(peer).cancel()
             if outcome is not PeerOutcome.STALLED:  # it may be reading all of the content for the first time
                 self._parts.book.note(peer, outcome, self._loop.time(), body=False)
             extra = {"event": "fetch.list_ended", "digest": self._digest, "peer": str(peer), "outcome": outcome}

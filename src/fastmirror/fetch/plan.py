@@ -183,7 +183,7 @@ class ChunkPlan:
 
     def _overdue(self, now: float) -> list[Claim]:
         """Claims to give up: silent for too long, beaten by a rival, or too slow for the reader who waits for them."""
-        overdue = [claim for claim in self._claims if not claim.told and now >= self._deadline(claim)]
+        overdue = [claim for claim in self._claims if not claim.told and now >= self._deadline(claim, now)]
         beaten = [claim for claim in self._claims if claim.told and claim.start == claim.stop and not claim.flowing]
         for head in self._heads():
             slow = self._slow_at(head, now)
@@ -219,11 +219,12 @@ class ChunkPlan:
     def _piece_of(self, position: int) -> int:
         return position - position % self.settings.piece
 
-    def _deadline(self, claim: Claim) -> float:
-        settings = self.settings
+    def _deadline(self, claim: Claim, now: float) -> float:
         if not claim.flowing:
-            return claim.began + settings.answer_timeout
-        return claim.last + min(settings.stall_timeout, max(settings.least_stall, 8 * claim.gap))
+            return claim.began + self.settings.answer_timeout
+        if all(other.peer == claim.peer or other.rests_until > now for other in self._suppliers.values()):
+            return claim.last + self.settings.stall_timeout  # nobody else could go on
+        return claim.last + min(self.settings.stall_timeout, max(self.settings.least_stall, 8 * claim.gap))
 
     def _assign(self, now: float, start: list[Claim]) -> list[tuple[Claim, int]]:
         """Give every peer without a claim something to do: free bytes, else a part of what another one has claimed."""
@@ -389,7 +390,7 @@ class ChunkPlan:
         for claim in self._claims:
             if claim.told:
                 continue
-            times.append(self._deadline(claim))
+            times.append(self._deadline(claim, now))
             if self._unanswered(claim, heads):
                 hedge = claim.began + self.settings.hedge_after
                 if hedge > now:
