@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.kit.sanitized import SANITIZERS, counts
+
 SOURCES = ["tests/native/ingest_race.c", "ext/ingest_threads.c", "ext/sha2.c"]
 
 
 @pytest.mark.needs("gcc")
-@pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
+@pytest.mark.parametrize("sanitizer", SANITIZERS)
 def test_a_sanitizer_finds_nothing_while_jobs_start_move_and_are_cancelled(sanitizer: str, tmp_path: Path) -> None:
-    program = str(tmp_path / "race")
-    flags = ["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread", "-Iext", f"-fsanitize={sanitizer}"]
-    subprocess.run(["gcc", *flags, "-fno-sanitize-recover=all", *SOURCES, "-o", program], cwd=ROOT, check=True)
-    # As root in a container the leak checker may lack ptrace(2); leaks are looked for by the tests in Python.
-    env = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
-    env.pop("LD_PRELOAD", None)
-    done = subprocess.run([program], env=env, capture_output=True, text=True, check=False, timeout=50)
-    if "unexpected memory mapping" in done.stderr:  # more random address bits than this libtsan knows of
-        done = subprocess.run(
-            ["setarch", "-R", program], env=env, capture_output=True, text=True, check=False, timeout=50
-        )
-    assert (done.returncode, done.stderr) == (0, "")
-    words = done.stdout.split()
-    counts = dict(zip(words[::2], map(int, words[1::2]), strict=True))
-    assert sum(counts.values()) == 360
-    assert all(counts[outcome] > 0 for outcome in ("complete", "closed", "cancelled"))
+    found = counts(SOURCES, sanitizer, tmp_path)
+    assert sum(found.values()) == 360
+    assert all(found[outcome] > 0 for outcome in ("complete", "closed", "cancelled"))
